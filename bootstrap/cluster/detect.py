@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, FactsError
+from ..core.errors import ConfigError, PetalError
 from ..core.facts import Cluster, Facts, Host, Queue, SharedDir
 from ..core.model import Role
 from ..core.paths import Paths
@@ -84,9 +84,9 @@ def with_queues(known: Facts, paths: Paths) -> Facts:
 
 
 def role_of(facts: Facts) -> Role:
-    """The node's role; FactsError ``facts-role`` if no source names it."""
+    """The node's role; PetalError ``facts-role`` if no source names it."""
     if facts.cluster.role is None:
-        raise FactsError(
+        raise PetalError(
             "this node's role is unknown",
             why=f"{DNA}, {CFNCONFIG} and the tags of the instance do not name it",
             remedy="give --role head, --role compute or --role login",

@@ -77,12 +77,6 @@ class PetalError(Exception):
         return {"code": self.code, "what": self.what, "why": self.why, "remedy": list(self.remedy)}
 
 
-class FileSystemError(PetalError):
-    """The kernel refused a file operation; codes start with ``file-``."""
-
-    code = "file-failed"
-
-
 class UsageError(PetalError):
     """The command line is invalid."""
 
@@ -134,10 +128,6 @@ class ConfigError(PetalError):
     def to_dict(self) -> dict[str, object]:
         problems = [problem._asdict() for problem in self.problems]
         return {**super().to_dict(), "problems": problems}
-
-
-class FactsError(PetalError):
-    """A required fact about the node is unknown."""
 
 
 class FetchError(PetalError):
@@ -314,8 +304,8 @@ def from_error(error: PetalError | OSError, mount: Path | None) -> PetalError:
     return error if isinstance(error, PetalError) else from_os_error(error, mount)
 
 
-def from_os_error(error: OSError, mount: Path | None) -> FileSystemError:
-    """The error for a refused file operation, with a remedy for its path.
+def from_os_error(error: OSError, mount: Path | None) -> PetalError:
+    """The error for a refused file operation, with a code ``file-...`` and a remedy for its path.
 
     Args:
         mount: the mount point of shared storage, None if the configuration was not read, which may name another one.
@@ -327,7 +317,7 @@ def from_os_error(error: OSError, mount: Path | None) -> FileSystemError:
         remedy = on_mount
     else:
         remedy = elsewhere if path else STATUS
-    return FileSystemError(
+    return PetalError(
         f"a file operation failed{f': {path}' if path else ''}",
         why=os.strerror(error.errno) if error.errno else str(error),
         remedy=remedy.format(mount=mount, path=path, parent=path.parent if path else ""),

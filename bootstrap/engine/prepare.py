@@ -48,7 +48,7 @@ def prepare(options: Options, services: Services, *, follow: bool = False, may_h
         may_hand_over: if the cluster should have another version of petal-node, that version replaces this process.
 
     Raises:
-        FactsError, ConfigError, FetchError, StateError: a value that the run needs is unknown.
+        PetalError: a value that the run needs is unknown.
         ReleaseError: as for ``restore_desired_state``, unless ``follow`` is given.
     """
     _take_environment(options)
@@ -104,7 +104,7 @@ def prepare_lockfile(options: Options, services: Services) -> Context:
     installed on the disk of this machine, as for an image.
 
     Raises:
-        FactsError, ConfigError, FetchError, StateError: a value that the solve needs is unknown.
+        PetalError: a value that the solve needs is unknown.
     """
     _take_environment(options)
     facts = detect.gather(options.paths, services.system, Role.HEAD)
@@ -122,7 +122,7 @@ def prepare_without_config(options: Options, services: Services) -> Context:
     """The context for steps that need no configuration: petal-node itself, and the unit that repeats a run.
 
     Raises:
-        FactsError: the role of this node is not known.
+        PetalError: ``facts-role``, the role of this node is not known.
     """
     facts = detect.gather(options.paths, services.system, options.role or kept_role(options))
     return Context(options, services, options.paths, facts, detect.role_of(facts), Config())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.cluster import detect as facts
-from bootstrap.core.errors import FactsError
+from bootstrap.core.errors import PetalError
 from bootstrap.core.facts import Cluster, SharedDir
 from bootstrap.core.model import Role
 from bootstrap.host.system import parse_mounts
@@ -68,9 +68,9 @@ def test_the_command_line_takes_precedence_over_both(tmp_path: Path) -> None:
 
 def test_an_unknown_role_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
-    with pytest.raises(FactsError) as caught:
+    with pytest.raises(PetalError) as caught:
         facts.role_of(facts.gather(world.paths, world.system))
-    assert "--role" in caught.value.remedy[0]
+    assert (caught.value.code, "--role" in caught.value.remedy[0]) == ("facts-role", True)
 
 
 @pytest.mark.parametrize(
