@@ -147,7 +147,8 @@ def _write(stream: TextIO, lines: Iterable[str]) -> None:
 
 def _ascii(text: str) -> str:
     """Escapes what could break the encoding of a log or control a terminal."""
-    shown = "".join(sign if sign.isprintable() or sign == "\t" else repr(sign)[1:-1] for sign in text)
+    signs = text.replace("\x7f", "\\u007f")  # the only one that JSON does not escape, so it stays valid
+    shown = "".join(sign if sign.isprintable() or sign == "\t" else repr(sign)[1:-1] for sign in signs)
     return shown.encode("ascii", "backslashreplace").decode("ascii")
 
 

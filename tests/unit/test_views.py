@@ -38,6 +38,7 @@ from bootstrap.core.model import (
 )
 from bootstrap.core.options import Options
 from bootstrap.host.locks import Holder
+from bootstrap.prove.fleet import report_line, report_of_lines
 from bootstrap.releases.gc import Cleanup, Unused
 from bootstrap.report import render as report
 from bootstrap.report import views
@@ -438,6 +439,17 @@ def test_the_error_of_a_step_names_the_line_of_each_mistake() -> None:
     error = refused(ConfigError("petal.yaml has 2 mistakes", mistakes)).error
     assert error is not None
     assert [str(line).strip() for line in error_lines([error])[1:3]] == [f"{c}: {a}: {b}" for a, b, c in mistakes]
+
+
+def test_json_stays_valid_whatever_a_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "".join(map(chr, range(1, 256))) + "\u2028\\x7f"
+    report_of = NodeReport("n1", "compute", "t", "r", (Finding("run:x", Severity.OK, text),))
+    report.show(Result("check", Status.OK, report_of), Options("check", json=True))
+    assert json.loads(capsys.readouterr().out)["data"]["findings"][0]["message"] == text
+    report.show(Result("check", Status.OK, Lines((report_line(report_of, "nonce"),))), Options("check", lines="nonce"))
+    sent = report_of_lines("n1", "nonce", capsys.readouterr().out.splitlines())
+    assert sent is not None
+    assert sent.passed
 
 
 def test_text_of_programs_is_never_read_as_markup(
