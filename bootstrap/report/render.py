@@ -147,8 +147,7 @@ def _write(stream: TextIO, lines: Iterable[str]) -> None:
 
 def _ascii(text: str) -> str:
     """Escapes what could break the encoding of a log or control a terminal."""
-    signs = text.replace("\x7f", "\\u007f")  # the only one that JSON does not escape, so it stays valid
-    shown = "".join(sign if sign.isprintable() or sign == "\t" else repr(sign)[1:-1] for sign in signs)
+    shown = "".join(sign if sign.isprintable() or sign == "\t" else repr(sign)[1:-1] for sign in text)
     return shown.encode("ascii", "backslashreplace").decode("ascii")
 
 
