@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, PetalError
+from ..core.errors import PetalError
 from ..core.facts import Cluster, Facts, Host, Queue, SharedDir
 from ..core.model import Role
 from ..core.paths import Paths
@@ -137,10 +137,7 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
     A compute resource names one InstanceType or several Instances, and neither with a capacity reservation
     (aws-parallelcluster: schemas/cluster_schema.py). Then the type is ``unknown``.
     """
-    try:
-        scheduling = read_yaml(text, CLUSTER_CONFIG).get("Scheduling")
-    except ConfigError:
-        return ()
+    scheduling = read_yaml(text).get("Scheduling")
     queues = []
     for raw in _mappings(scheduling.get("SlurmQueues") if isinstance(scheduling, dict) else None):
         types: dict[str, None] = {}

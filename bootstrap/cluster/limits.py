@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..core.errors import ConfigError
 from ..core.model import Role
 from ..core.paths import Paths
 from ..host.files import text_or_empty
@@ -43,10 +42,7 @@ def hook_budget(role: Role, event: str, budget: int, paths: Paths, uptime: float
 
 def head_limit(version: str, cluster_config: str) -> float:
     """The head node's limit in seconds, from the content of .bootstrapped and of cluster-config.yaml."""
-    try:
-        value: Any = read_yaml(cluster_config, CLUSTER_CONFIG)
-    except ConfigError:
-        value = None
+    value: Any = read_yaml(cluster_config)
     for key in ("DevSettings", "Timeouts", "HeadNodeBootstrapTimeout"):
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST:

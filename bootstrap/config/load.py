@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.text import count
-from ..host.yaml_text import REMEDY, join, read_document
+from ..host.yaml_text import join, read_document
 from .model import Config
 
 # The messages of marshmallow's fields, in terms of a YAML file.
@@ -62,7 +62,8 @@ def from_mapping(raw: Mapping[str, Any], name: str = "petal.yaml") -> Config:
     """
     config, mistakes = _load(raw)
     if config is None:
-        raise ConfigError(f"{name} has {count(len(mistakes), 'mistake')}", mistakes, remedy=REMEDY)
+        remedy = "on the head node: petal-node bootstrap --config FILE"
+        raise ConfigError(f"{name} has {count(len(mistakes), 'mistake')}", mistakes, remedy=remedy)
     return config
 
 

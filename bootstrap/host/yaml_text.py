@@ -18,7 +18,6 @@ from .files import is_deep
 
 DEEP = "its values are nested too deeply"
 NO_MAPPING = "the top level must be a mapping: KEY: VALUE, with a space after the colon"
-REMEDY = "correct the file, then: petal-node plan --config FILE"
 # Raised by PyYAML if a tag does not fit its value: !!int "", !!bool x, !!map [1], 2026-02-31.
 _BY_TAGS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 _TABS = re.compile(r"(?m)^ *\t[ \t]*")
@@ -75,7 +74,7 @@ class Document:
 
     def error(self, code: str = "", remedy: str = "") -> ConfigError:
         """All mistakes, in the order of the file."""
-        remedy = remedy or f"correct the file, then: petal-node plan --config {shlex.quote(self.name)}"
+        remedy = remedy or _remedy(self.name)
         ordered = sorted(dict.fromkeys(self.problems), key=lambda problem: int(problem.place.rpartition(":")[2]))
         return ConfigError(f"{self.name} has {count(len(ordered), 'mistake')}", ordered, remedy=remedy, code=code)
 
@@ -92,25 +91,18 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def read_yaml(data: bytes | str, name: str) -> dict[str, Any]:
-    """A YAML mapping that another program wrote; empty for an empty file.
+def read_yaml(data: bytes | str) -> dict[str, Any]:
+    """A YAML mapping that another program wrote; empty if it cannot be read.
 
     Aliases and duplicate keys are accepted. The document may contain itself, so do not traverse it completely.
-
-    Raises:
-        ConfigError: ``config-syntax``.
     """
     import yaml
 
     try:
         loaded = yaml.safe_load(data)
-    except (yaml.YAMLError, *_BY_TAGS, RecursionError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        why = re.sub(r'"<(byte|unicode) string>"', lambda _: name, text)
-        raise ConfigError(f"{name} is not YAML", why=why, remedy=REMEDY, code="config-syntax") from error
-    if loaded is None or isinstance(loaded, dict):
-        return loaded or {}
-    raise _unusable(name, NO_MAPPING)
+    except (yaml.YAMLError, *_BY_TAGS, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def read_document(data: bytes | str, name: str) -> Document:
@@ -133,8 +125,12 @@ def read_document(data: bytes | str, name: str) -> Document:
     return document
 
 
+def _remedy(name: str) -> str:
+    return f"correct the file, then: petal-node plan --config {shlex.quote(name)}"
+
+
 def _unusable(name: str, why: str) -> ConfigError:
-    return ConfigError(f"{name} is not a configuration", why=why, remedy=REMEDY, code="config-syntax")
+    return ConfigError(f"{name} is not a configuration", why=why, remedy=_remedy(name), code="config-syntax")
 
 
 def _decoded(data: bytes | str, document: Document) -> str:
