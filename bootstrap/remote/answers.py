@@ -74,7 +74,7 @@ _KINDS = (
     _Kind(
         _s3(r"(?i)requester.?pays"),
         "fetch-refused",
-        "{uri} is in a bucket whose readers pay, and petal-node does not pay for requests",
+        "{uri} is in a bucket with requester pays, and petal-node does not pay for requests",
         ("copy it into a bucket of yours: aws s3 cp --request-payer requester {source} s3://BUCKET/KEY",),
     ),
     _Kind(

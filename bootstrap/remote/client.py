@@ -1,7 +1,7 @@
 """One HTTP client for all transfers: the certificates that it trusts, proxies, and the reasons why a request failed.
 
 Programs of a node differ in the variable that they read (the AWS CLI, requests, curl, OpenSSL). petal-node trusts the
-system's store and what any of these variables adds, as ``actions/on_node.sh`` does.
+system's store and the certificates in each of these variables, as ``actions/on_node.sh`` does.
 """
 
 from __future__ import annotations

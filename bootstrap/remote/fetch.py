@@ -75,7 +75,7 @@ def download(source: Source, target: Path, *, kept: Path | None = None) -> None:
         except FetchError as error:
             if not (is_resumed and error.code == "fetch-checksum"):
                 raise
-            os.truncate(part, 0)  # it was of another object
+            os.truncate(part, 0)  # the part was of another object
             _transfer(source, part)
 
 

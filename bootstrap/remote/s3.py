@@ -50,9 +50,10 @@ def parse(uri: str) -> Object:
 
 
 def region(uri: str, known: str | None = None) -> str:
-    """The region of an object, as far as its URI and this node know it; else ``fetch-region``.
+    """The region of an access point's ARN, else ``known`` (from the cluster's files), else of the environment or IMDS.
 
-    That of an access point's ARN, else ``known`` (from the cluster's files), else the environment, else IMDS.
+    Raises:
+        FetchError: ``fetch-region``, none of them names one.
     """
     arn = ARN.match(parse(uri).bucket)
     name = arn["region"] if arn else known
