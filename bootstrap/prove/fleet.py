@@ -82,7 +82,8 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
                     continue
                 reports.append(report)
                 ctx.services.answer(report)
-                ctx.note(f"checking nodes through Slurm: {len(reports)} of {len(candidates)} answered")
+                answered, asked = len(reports) - len(rest), len(candidates) - len(rest)
+                ctx.note(f"checking nodes through Slurm: {answered} of {asked} answered")
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
