@@ -123,7 +123,7 @@ REFUSALS = {
     "requester pays": (
         refuses(403, "AccessDenied", "Bucket is requester pays bucket but no requester pays header is specified."),
         "fetch-refused",
-        "whose readers pay, and petal-node does not pay",
+        "with requester pays, and petal-node does not pay",
         "--request-payer requester",
     ),
     "explicit deny": (
