@@ -17,7 +17,7 @@ from ..core.options import Options
 # Not after a slash: a program that is named with its path already has the right arguments.
 COMMAND = re.compile(r"(?<!/)\bpetal-node ([a-z-]+)\b(?! --help)")
 # At the start of a command.
-PRIVILEGED = re.compile(r"(?:^|(?<=&& )|(?<=; ))(?=(?:systemctl (?:re)?start|u?mount|chown) )")
+PRIVILEGED = re.compile(r"(?:^|(?<=&& )|(?<=; ))(?=systemctl (?:re)?start |u?mount [-/]|ch(?:own|mod) |apt-get )")
 ALONE = re.compile(r"(on the head node: )?petal-node ([^;]*?)( {4}.*)?")
 WITH_CONFIG = ("bootstrap", "plan", "lockfile")
 TRANSIENT = (ExitCode.OK, ExitCode.TRY_AGAIN, ExitCode.NOT_ROOT, ExitCode.INTERRUPTED, ExitCode.TERMINATED)

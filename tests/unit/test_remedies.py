@@ -28,6 +28,8 @@ SUDO = "sudo /usr/local/bin/petal-node"
         ("petal-node log --run r", f"{SUDO} log --run r"),
         ("systemctl start slurmctld", "sudo systemctl start slurmctld"),
         ("systemctl status munge", "systemctl status munge"),
+        ("mount the previous file system", "mount the previous file system"),
+        ("chown root: /a && chmod go-w /a", "sudo chown root: /a && sudo chmod go-w /a"),
         ("umount -l /fsx && mount /fsx", "sudo umount -l /fsx && sudo mount /fsx"),
         ("findmnt /fsx; mount -o remount,rw /fsx", "findmnt /fsx; sudo mount -o remount,rw /fsx"),
         ("srun -w n petal-node check", "srun -w n petal-node check"),
