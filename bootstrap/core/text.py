@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -18,6 +18,15 @@ def at_most(limit: int, items: Sequence[object], noun: str = "") -> list[str]:
 def not_reached(items: Sequence[object], noun: str, seconds: float) -> str:
     """What a scan did not reach within its time, for the end of a sentence; empty if it reached everything."""
     return f"; not reached within {seconds:.0f} s: {', '.join(at_most(1, items, noun))}" if items else ""
+
+
+def cut(value: Any, length: int) -> Any:
+    """JSON values with texts of at most ``length`` characters, in ASCII because JSON makes six of each other one."""
+    if isinstance(value, str):
+        return value[:length].encode("ascii", "replace").decode("ascii")
+    if isinstance(value, Mapping):
+        return {key: cut(item, length) for key, item in value.items()}
+    return [cut(item, length) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def count(number: int, noun: str) -> str:

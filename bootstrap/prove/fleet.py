@@ -27,13 +27,13 @@ from ..core import decode
 from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, ConfigError, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
+from ..core.text import cut
 from ..host.log import LOG
 from ..host.system import passwd_entry
 from ..host.threads import ended
 from ..host.times import age_of, timestamp
 from ..state.context import Context
 from ..state.store import ClusterState
-from .lines import cut
 from .queues import NOT_STARTED, NoQueue, in_first_queue, limits_of, queues_for
 from .user import ordinary_user
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .lines import LINE_BYTES, short_line
+from ..core.text import cut
 
 BULK_BYTES = 4 << 20  # more than any fabric sends with the first packet
+# srun mixes the output of several tasks in pieces of 1,024 bytes (slurmstepd's MAX_MSG_LEN); shorter lines stay whole.
+LINE_BYTES = 1000
+TEXT_LENGTHS = (400, 200, 100, 30)  # ten texts of the last length make a short line
 
 
 class Stage(str, Enum):
@@ -80,8 +83,12 @@ class Rank:
 
 
 def line(number: int, node: str, stage: Stage, facts: Mapping[str, Any]) -> str:
-    """One line."""
-    return short_line({"rank": number, "node": node, "stage": stage.value, **facts})
+    """One line; its texts are cut until it is short enough, except the node."""
+    for length in TEXT_LENGTHS:
+        text = json.dumps({**cut({"rank": number, "stage": stage.value, **facts}, length), "node": node})
+        if len(text) < LINE_BYTES:
+            break
+    return text
 
 
 def ranks_of(lines: Iterable[str], nodes: Sequence[str]) -> dict[int, Rank]:

@@ -22,9 +22,8 @@ from bootstrap.core.model import Severity
 from bootstrap.host.system import Completed
 from bootstrap.prove import mpi_proof as proof
 from bootstrap.prove import mpi_rank as rank
-from bootstrap.prove.lines import LINE_BYTES
 from bootstrap.prove.mpi_judge import Evidence, judge, quote
-from bootstrap.prove.mpi_stages import Stage, line, ranks_of
+from bootstrap.prove.mpi_stages import LINE_BYTES, Stage, line, ranks_of
 from bootstrap.state.release import Manifest, ModuleFile, Tree, write_manifest
 from tests.world import World
 
