@@ -60,7 +60,7 @@ class ReleaseList:
 
 @dataclass(frozen=True)
 class Rollback:
-    """The release that is current now, when it was published before, and the one that was current.
+    """The release that is current and desired now, when it was published before, and the one that was current.
 
     Args:
         findings: a warning with the nodes that keep a part of the configuration of ``left``.
@@ -118,9 +118,7 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     with cluster_lock(ctx) as inside:
         target = rollback_target(inside, all_releases(inside), options.release)
         left = current_release(inside.paths)
-        changed = target.name != left
-        if changed:
-            roll_back(inside, target)
+        changed = roll_back(inside, target)
     now = target.desired.config if changed and target.desired else ctx.config.to_dict()
     findings = not_following(ctx, ctx.config.to_dict(), now) if ctx.paths.live else ()
     data = Rollback(target.name, left, changed, target.time, findings)

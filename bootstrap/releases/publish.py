@@ -112,10 +112,11 @@ def rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
     return f"missing packages: {', '.join(at_most(3, missing))}" if missing else ""
 
 
-def roll_back(ctx: Context, release: ReleaseInfo) -> None:
-    """Makes a release the desired one, with its own configuration, and publishes it.
+def roll_back(ctx: Context, release: ReleaseInfo) -> bool:
+    """Makes a release the desired one, with its own configuration, and publishes it; False if it is both already.
 
-    After a kill between the two the next convergence publishes it. The running petal-node stays the desired one.
+    After a kill between the two the next convergence publishes it. The running petal-node stays the desired one. The
+    current release may not be the desired one, if the run that should have published another one failed.
 
     Raises:
         LockLost: another process may be publishing.
@@ -123,8 +124,12 @@ def roll_back(ctx: Context, release: ReleaseInfo) -> None:
     assert release.desired is not None
     desired = replace(release.desired, version=ctx.tool.version, sha256=ctx.tool.sha256)
     left = current_release(ctx.paths)
+    with suppress(StateError):  # a damaged record is replaced
+        if left == release.name and ClusterState(ctx.paths).desired_state() == desired:
+            return False
     ctx.confirm()
     ctx.paths.reserve.unlink(missing_ok=True)
     ClusterState(ctx.paths).save_desired_state(desired)
     publish(ctx, release.name)
     LOG.info("release %s is current instead of %s", release.name, left, extra={"step": "rollback"})
+    return True

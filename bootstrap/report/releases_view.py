@@ -40,6 +40,8 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
     data = result.data
     if not data.changed:
         return [Line(f"release {data.release} is already current: nothing changed", heading=True)]
+    if data.left == data.release:
+        return [Line(f"release {data.release} stays current, and its configuration is the desired one again", "+")]
     back = Line(f"undo: petal-node rollback {data.left}", heading=True, commands=True)
     return [
         Line(f"new shells get release {data.release}, published {data.published}", "+"),

@@ -10,6 +10,7 @@ from ..state.context import Context
 from ..state.release import Manifest, current_release, read_index, read_manifest, write_manifest
 from ..state.store import save_desired_state_of
 from .base import ClusterStep, Run
+from .desired_state import RecordDesiredState
 from .module_tree import ModuleTree
 from .packages import Packages
 from .spack import SpackStack
@@ -19,7 +20,7 @@ class Publish(ClusterStep):
     """New shells get the desired release."""
 
     name = "publish"
-    needs = (Packages, SpackStack, ModuleTree)
+    needs = (RecordDesiredState, Packages, SpackStack, ModuleTree)
     part_of = frozenset({Run.BOOTSTRAP, Run.REPAIR, Run.AMI_IMAGE})
     in_image = True
 

@@ -120,13 +120,17 @@ def _view(ctx: Context) -> StorageView:
     has_tried = tried.is_file()
     return StorageView(
         problem=mode_problem(mount, mount.stat(), sticky=True) or next(filter(None, problems), None),
-        on_root_disk=paths.live and mount.stat().st_dev == Path("/").stat().st_dev,
+        on_root_disk=paths.live and _is_on_root_disk(mount),
         writable=writable,
         prepared=are_made and (has_tried or _serves_another(ctx, token)),
         free=space.f_bavail * space.f_frsize,
         token=token,
         lock_problem=lock_problem(tried) if ctx.role is Role.HEAD and writable and has_tried else "",
     )
+
+
+def _is_on_root_disk(mount: Path) -> bool:
+    return mount.stat().st_dev == Path("/").stat().st_dev
 
 
 def _not_mounted(ctx: Context) -> StorageError:

@@ -179,6 +179,36 @@ def test_a_killed_rollback_is_completed_by_the_next_convergence(tmp_path: Path) 
     assert current_release(world.paths) == second
 
 
+def test_a_rollback_to_the_current_release_undoes_a_bootstrap_that_did_not_publish(tmp_path: Path) -> None:
+    world, (_, second, third) = three_releases(tmp_path)
+    desired = ClusterState(world.paths).desired_state()
+    assert desired is not None
+    options = world.options(command="rollback", role=Role.HEAD, release=third)
+    assert not rollback(options, world.services).data.changed
+    ClusterState(world.paths).save_desired_state(replace(desired, release=second, config={"packages": []}))
+    result = rollback(options, world.services)
+    assert ClusterState(world.paths).desired_state() == desired
+    assert current_release(world.paths) == third
+    (line,) = rollback_view(result)
+    assert line.text == f"release {third} stays current, and its configuration is the desired one again"
+
+
+def test_a_release_that_could_not_be_recorded_as_desired_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take it back."""
+    world, (_, _, third) = three_releases(tmp_path)
+    world.config_text = "stack: none"
+
+    def fails(*_: object) -> None:
+        raise StateError("another run has the lock")
+
+    monkeypatch.setattr(ClusterState, "save_desired_state", fails)
+    outcomes = {report.name: report.outcome for report in engine.converge(STEPS, world.context, silent)}
+    assert (outcomes["desired-state"], outcomes["publish"]) == (Outcome.FAILED, Outcome.BLOCKED)
+    assert current_release(world.paths) == third
+
+
 def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -> None:
     world, (_, second, third) = three_releases(tmp_path)
     roll_back(world.context, rollback_target(world.context, all_releases(world.context), None))
