@@ -15,7 +15,7 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -308,31 +308,19 @@ def _finite(text: str) -> float:
 
 
 def size_of(path: Path) -> int:
-    """Bytes that a file or a directory tree takes on its disk.
+    """Bytes that a file or a directory tree takes on its disk, as far as it can be read.
 
-    A file with several names counts once. Files that cannot be read, or that vanish during the scan, do not count.
+    A file with several names counts once. Files that vanish during the scan do not count.
     """
-    total = 0
-    counted: set[int] = set()
-    for info in _lstats(path):
-        if info.st_nlink == 1 or info.st_ino not in counted:
-            counted.add(info.st_ino)
-            total += info.st_blocks * 512
-    return total
+    blocks: dict[tuple[int, int], int] = {}
 
+    def count(info: os.stat_result) -> bool:
+        blocks[info.st_dev, info.st_ino] = info.st_blocks
+        return False
 
-def _lstats(top: Path) -> Iterator[os.stat_result]:
-    """The lstat(2) of every path of a tree that can be read."""
-    names = [os.fspath(top)]
-    while names:
-        name = names.pop()
-        try:
-            info = os.lstat(name)
-            if stat.S_ISDIR(info.st_mode):
-                names += [entry.path for entry in os.scandir(name)]
-        except OSError:
-            continue
-        yield info
+    with suppress(OSError):
+        scan(path, count, math.inf)
+    return 512 * sum(blocks.values())
 
 
 class Scan(NamedTuple):

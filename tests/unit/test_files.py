@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -76,19 +80,20 @@ def test_only_a_regular_file_of_limited_size_is_read(kind: str, document: Path, 
 
 def test_a_file_that_vanishes_during_the_scan_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tree" / "below").mkdir(parents=True)
-    for name in ("stays", "below/stays", "vanishes"):
+    for name in ("stays", "below/stays"):
         (tmp_path / "tree" / name).write_bytes(b"x" * 8192)
     os.link(tmp_path / "tree" / "stays", tmp_path / "tree" / "again")
-    lstat = os.lstat
+    gone = Mock(**{"stat.side_effect": FileNotFoundError})
+    scandir = os.scandir
 
-    def vanishing(name: str) -> os.stat_result:
-        if name.endswith("vanishes"):
-            raise FileNotFoundError(name)
-        return lstat(name)
+    @contextmanager
+    def vanishing(directory: int) -> Iterator[list[Any]]:
+        with scandir(directory) as entries:
+            yield [*entries, gone]
 
-    monkeypatch.setattr(files.os, "lstat", vanishing)
+    monkeypatch.setattr(files.os, "scandir", vanishing)
     paths = (tmp_path / "tree", tmp_path / "tree/below", tmp_path / "tree/stays", tmp_path / "tree/below/stays")
-    assert files.size_of(tmp_path / "tree") == sum(lstat(path).st_blocks * 512 for path in paths)
+    assert files.size_of(tmp_path / "tree") == sum(path.lstat().st_blocks * 512 for path in paths)
     assert files.size_of(tmp_path / "missing") == 0
 
 
