@@ -40,7 +40,8 @@ NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
 # partition, the QOS or the association.
 TOO_LARGE = ("emory", "Mem", "node configuration is not available")
 TOO_LONG = ("time limit", "TimeLimit", "MaxWall", "accounting/QOS policy")
-TOO_MANY = "job submit limit"  # MaxSubmitJobs; Slurm has one message for it and for limits of size and time
+# MaxSubmitJobs: the refusal, which is also that of limits of size and time, and the reason of squeue(1).
+TOO_MANY = ("job submit limit", "SubmitJob")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class NoQueue(PetalError):
     @property
     def may_be_limited(self) -> bool:
         """True if a queue may take the job after other jobs have ended."""
-        return any(TOO_MANY in reason for reason in self.reasons.values())
+        return any(words in reason for reason in self.reasons.values() for words in TOO_MANY)
 
 
 def limits_of(ctx: Context) -> dict[str, Partition]:

@@ -217,9 +217,17 @@ def test_a_job_that_slurm_calls_too_long_or_too_large_is_made_smaller(tmp_path: 
     assert len(asked(world, "--mem")) == 2
 
 
-def test_nodes_whose_jobs_slurm_refuses_for_their_number_are_checked_after_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "QOSMaxSubmitJobPerUserLimit",
+    ],
+)
+def test_nodes_whose_jobs_slurm_refuses_for_their_number_are_checked_after_the_others(
+    policy: str, tmp_path: Path
+) -> None:
     world, at_once, most = World(tmp_path / "head", live=True), 0, 5
-    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 
     def answer(argv: Sequence[str]) -> str:
         nonlocal at_once
