@@ -9,7 +9,6 @@ from ..checks.daemons import Munge, Slurm
 from ..checks.release import CpuFits, CurrentRelease, ModulesUsable, SpackDatabase
 from ..checks.storage import DiskSpace, MountOptions, OptSpack
 from ..core.model import Mode, Role
-from ..repair.build_stage import BuildStage
 from ..repair.killed_run import KilledRun
 from ..repair.module_files import ChangedModules
 from ..repair.permissions import Permissions
@@ -37,7 +36,6 @@ from ..steps.storage import Storage, StorageOwner
 ALL: tuple[Check, ...] = (
     Munge(),
     Slurm(),
-    BuildStage(),
     KilledRun(),
     SelfInstall(),
     BootService(),

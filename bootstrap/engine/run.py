@@ -35,6 +35,7 @@ def run(options: Options, services: Services) -> RunRecord:
     an event waits for compute nodes and proves; an operator does not wait for that.
     """
     paths = options.paths
+    tidy(paths, services.system, services.run_id)  # first, because abandoned files may fill the disk
     recorder = Recorder(options, services)
     try:
         with terminable():
@@ -46,7 +47,6 @@ def run(options: Options, services: Services) -> RunRecord:
         error = PetalError(what, remedy=options.again, code="interrupted")
         recorder.close(Status.FAILED, code, error.to_dict())
         LOG.error("%s", error)
-    tidy(paths, services.system, services.run_id)
     if options.event in CHECKED_EVENTS:
         arrange_timer(recorder.record, paths, services.system)
     return recorder.record

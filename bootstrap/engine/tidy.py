@@ -25,7 +25,7 @@ def tidy(paths: Paths, system: System, run_id: str) -> None:
     prune_logs(paths.logs)
     with suppress(OSError):  # another process removes the same files
         unused = tuple(_unused(paths))
-        if unused and not system.other_runs(run_id):  # another run may use an older version
+        if unused and not system.other_runs(run_id):  # another run may use an older version, or build
             for path in unused:
                 _remove(path)
 
@@ -39,7 +39,7 @@ def _remove(path: Path) -> None:
 
 
 def _unused(paths: Paths) -> Iterator[Path]:
-    """Old versions of petal-node and Lmod, archives that never ran, and downloads that were cut off."""
+    """Old versions of petal-node and Lmod, archives that never ran, downloads that were cut off, stages of builds."""
     versions = [path.parent for path in paths.home.glob("*/petal-node")]
     copies = [path for path in paths.lmods.glob("[0-9]*") if path.is_dir()]
     for places, in_use in ((versions, paths.link.resolve().parent), (copies, paths.lmod_in_use.resolve())):
@@ -51,3 +51,4 @@ def _unused(paths: Paths) -> Iterator[Path]:
     ):
         yield from (path for path in files if time.time() - path.lstat().st_mtime > age)
     yield from abandoned(paths.scratch)
+    yield from (paths.scratch / "spack" / "stage").glob("*")  # an install removes those of packages that failed

@@ -243,7 +243,7 @@ class Spack:
         options = [word for scope in scopes for word in ("-C", str(scope))]
         options += ["-e", str(self.environment)] if inside else ["-E"]
         argv = [str(self.program.tree / "bin" / "spack"), *options, *arguments]
-        self._discard_caches_of_earlier_boots()
+        self._discard_incomplete_caches()
         lost, reason = 0, ""
         make_dir(self.output.parent)
         self._shut_users_out()
@@ -279,8 +279,13 @@ class Spack:
                 remove_tree(path)
         return done
 
-    def _discard_caches_of_earlier_boots(self) -> None:
-        """Spack flushes none of its files and trusts them, so after a power cut it would use empty ones."""
+    def _discard_incomplete_caches(self) -> None:
+        """Spack flushes none of its files and trusts them, so after a power cut it would use empty ones.
+
+        An earlier run may have been killed on a full disk. Every command fails on a truncated index (run with 1.1).
+        """
+        for path in () if self.output.exists() else unreadable_indexes(self.places.scratch):
+            remove_tree(path)
         mark, boot_id = self.places.scratch / "boot", self.system.boot_id()
         if text_or_empty(mark) != boot_id:
             for path in (path for name in CACHES for path in (self.places.scratch / name).glob("*")):

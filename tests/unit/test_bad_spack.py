@@ -121,6 +121,9 @@ def test_caches_that_a_full_disk_or_a_power_cut_left_incomplete_are_removed(
     monkeypatch.setattr(world.system, "run", lambda *_, **__: Completed(0, "", ""))
     spack.reindex()
     assert [path.exists() for path in (code, cut, whole, stage)] == [True, True, True, True]
+    spack.output.unlink()
+    spack.reindex()
+    assert [path.exists() for path in (code, cut, whole, stage)] == [True, False, True, True], "the next run"
     monkeypatch.setattr(world.system, "boot_id", lambda: "the next boot")
     spack.reindex()
     assert [path.exists() for path in (code, cut, whole, stage)] == [False, False, False, False]
