@@ -103,7 +103,7 @@ set_deadline() {
     # shellcheck disable=SC2086  # two files
     ! grep -Eqs '^cfn_node_type="?(ComputeFleet|LoginNode)|"node_type"[[:space:]]*:[[:space:]]*"(ComputeFleet|LoginNode)"' $facts || budget=6
     case $role in head) budget=60 ;; compute | login) budget=6 ;; esac
-    case ${PETAL_FETCH_SECONDS-} in '' | *[!0-9]*) ;; *) budget=$PETAL_FETCH_SECONDS ;; esac
+    case ${PETAL_FETCH_SECONDS-} in '' | 0* | *[!0-9]* | ?????*) ;; *) budget=$PETAL_FETCH_SECONDS ;; esac
     patience=$((budget / 20 + 1)) # seconds for the first answer of a mount; a client tries as often before it gives its reason
     [ -z "$retrying" ] || budget=60
     clock

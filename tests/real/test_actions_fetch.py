@@ -484,7 +484,10 @@ def test_a_slow_download_is_stopped_at_the_time_limit(hook, tmp_path):
     assert ran.seconds < 6
 
 
-def test_a_missing_file_is_reported(hook, tmp_path):
+@pytest.mark.parametrize("seconds", ["", "0", "08", "9" * 20, "six", "2"])
+def test_a_missing_file_is_reported(hook, tmp_path, seconds):
+    """A shell ends with 2 if a number is octal or too large for it; such a time is ignored."""
+    hook.env["PETAL_FETCH_SECONDS"] = seconds
     failed(hook, hook.fetch(f"file://{tmp_path}/none"), "fetch-missing")
 
 
