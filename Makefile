@@ -76,7 +76,7 @@ bench-login: venv ## time of a login on a node of the lab, also while shared sto
 bench-adopt: dist ## how long a new head node takes to adopt storage with the desired release (ARGS="--write")
 	@$(PY) -m tests.lab.bench_adopt $(ARGS)
 
-bench-check: dist ## time of the check of 2 and of 200 nodes (ARGS="--runs 9")
+bench-check: dist ## time of the check of 2, 200 and 1,000 nodes (ARGS="--runs 9")
 	@$(PY) -m tests.lab.bench_check $(ARGS)
 
 bench-status: venv ## time of status, gc and check with 1,000 nodes on storage that needs 1 ms an operation (root)
