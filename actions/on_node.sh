@@ -217,6 +217,7 @@ fail_fetch() {
     case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
     [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
     words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //') # without names of files, keys and roles
+    case $outcome in 126 | 127) words='' ;; esac # the program is missing, not the object
     code=fetch-refused
     case $words in
     *'No space left on device'*) code=file-no-space remedy="df -h $home; df -i $home" ;;

@@ -242,7 +242,7 @@ def test_the_aws_cli_retries_itself(hook, tmp_path):
 
 
 def test_the_error_names_a_missing_client(hook):
-    hook.substitute("aws", "echo \"env: 'aws': No such command\" >&2; exit 127\n")
+    hook.substitute("aws", "exec env no-such-client\n")
     assert "that aws or curl is installed" in failed(hook, hook.fetch("s3://bucket/key"), "fetch-unreachable")
 
 
