@@ -177,7 +177,7 @@ from_package() {
         ;;
     esac
     has_checksum "$part" && return
-    if [ "$begun" -gt 0 ] && { [ $outcome -eq 0 ] || grep -Eq '\(33\)| 416|InvalidRange' "$part.error"; }; then
+    if [ "$begun" -gt 0 ] && { [ $outcome -eq 0 ] || grep -Eq '\(33\)|error: 416|InvalidRange' "$part.error"; }; then
         from_package # from the start: the kept part is of another object, or the server cannot continue it
         return
     fi
@@ -231,10 +231,10 @@ fail_fetch() {
         code=fetch-no-credentials remedy="give the instance a role that may read it, and check that its metadata service (169.254.169.254) answers"
         ;;
     *'larger than'*) code=fetch-too-large remedy="upload the archive of make dist, or correct --package" ;;
-    *\(404\)* | *' 404'* | *' 410'* | *NoSuchKey* | *NoSuchBucket* | *'No such file'*)
+    *\(404\)* | *'error: 404'* | *'error: 410'* | *NoSuchKey* | *NoSuchBucket* | *'No such file'*)
         code=fetch-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package"
         ;;
-    *\(403\)* | *' 401'* | *' 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
+    *\(403\)* | *'error: 401'* | *'error: 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
         code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
         ;;
     *[Cc]ertificate* | *CERTIFICATE*) code=fetch-unreachable remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;

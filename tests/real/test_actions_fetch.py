@@ -196,6 +196,8 @@ CALL = "An error occurred ({}) when calling the GetObject operation: {}"
         (CALL.format("ExpiredToken", "The provided token has expired."), "fetch-no-credentials"),
         ("SSL validation failed for https://s3 [SSL: CERTIFICATE_VERIFY_FAILED]", "fetch-unreachable"),
         ("Could not connect to the endpoint URL", "fetch-unreachable"),
+        ("curl: (28) Failed to connect to b port 443 after 404 ms: Timeout was reached", "fetch-unreachable"),
+        ("curl: (56) Received HTTP code 403 from proxy after CONNECT", "fetch-unreachable"),
         ("fatal error: Unable to locate credentials", "fetch-no-credentials"),
     ],
 )
