@@ -288,6 +288,7 @@ def test_nodes_that_are_powered_off_have_one_line_and_no_report_of_an_earlier_in
     rows = "".join(f"q1-{number}|{'idle~' if number > 1 else 'idle'}|q1|none\n" for number in range(1, 1001))
     reports = fleet.prove(ctx, parse_sinfo(rows))
     assert [report.node for report in came] == ["q1-1"]
+    assert {report.findings[0].why for report in reports if not report.was_checked} == {""}
     lines = fleet_view(Result("check", Status.OK, FleetReport(reports)))
     assert [str(line) for line in lines][-2:] == [
         "-    q1-[2-1000]: not checked: powered off (idle~)",
