@@ -21,8 +21,9 @@ KEPT = 3  # of petal-node and of Lmod, in addition to the version in use
 
 def tidy(paths: Paths, system: System, run_id: str) -> None:
     """Keeps the newest records, logs and versions. A file that cannot be removed does not fail a run."""
-    Runs(paths).prune()
-    prune_logs(paths.logs)
+    with suppress(OSError):
+        Runs(paths).prune()
+        prune_logs(paths.logs)
     with suppress(OSError):  # another process removes the same files
         unused = tuple(_unused(paths))
         if unused and not system.other_runs(run_id):  # another run may use an older version, or build
