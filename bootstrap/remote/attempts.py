@@ -53,7 +53,8 @@ class Target(NamedTuple):
             if self.region or not answer.is_redirect:  # another host than S3 would see the token
                 break
             answer.close()
-            url = urljoin(answer.url, answer.headers["Location"])
+            location = answer.headers["Location"].encode("latin1").decode(errors="replace")
+            url = urljoin(answer.url, location)
             if not url.startswith("https:"):
                 what, remedy = f"{self.uri} redirects away from https", answers.look_up(self.uri)
                 raise FetchError(what, why=f"it leads to {url}", remedy=remedy, code="fetch-scheme")

@@ -219,8 +219,10 @@ def test_a_redirect_from_https_through_http_is_refused(
         with pytest.raises(FetchError, match="redirects away from https") as caught:
             download(source(uri=f"{site.url}/x"), tmp_path / "x")
         assert (caught.value.code, unsafe.requests, end.requests) == ("fetch-scheme", [], [])
-    download(source(uri=f"{tls(leads_to(f'{end.url}/x')).url}/x"), tmp_path / "x")
+    named = "\u00fc".encode().decode("latin1")  # http.server sends it as UTF-8
+    download(source(uri=f"{tls(leads_to(f'{end.url}/{named}')).url}/x"), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
+    assert end.paths == ["/%C3%BC"]
 
 
 def test_redirects_in_a_circle_end(tls: Callable[..., Server], tmp_path: Path) -> None:
