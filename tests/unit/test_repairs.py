@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from bootstrap.config.model import PackageConfig
 from bootstrap.core.errors import StorageError
 from bootstrap.core.facts import Mount
 from bootstrap.core.model import Outcome, Role
 from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
-from bootstrap.repair.store import PackageFiles
+from bootstrap.host.inventory import Difference
+from bootstrap.repair.store import InstalledPackage, PackageFiles
 from bootstrap.state.store import KnownStorage, write_document
 from bootstrap.steps.mount import HiddenMounts
 from bootstrap.steps.packages import install
@@ -125,3 +127,25 @@ def test_packages_that_are_gone_or_missing_in_the_configuration_are_not_called_c
     assert PackageFiles().probe(world.context).holds
     shutil.rmtree(world.paths.store)
     assert PackageFiles().probe(world.context).pending
+
+
+LOST, EMPTY = Difference("/a", "is missing", lost=True), Difference("/b", "has 0 bytes", lost=True, empty=True)
+EDITED = Difference("/c", "has other contents", lost=False)
+
+
+@pytest.mark.parametrize(
+    ("is_binary", "differences", "expected"),
+    [
+        (True, (LOST,), True),
+        (True, (LOST, EMPTY), True),
+        (True, (LOST, EDITED), False),
+        (False, (LOST,), False),
+        (False, (LOST, EMPTY), True),
+        (False, (EMPTY, EDITED), False),
+    ],
+)
+def test_a_package_without_a_change_of_an_administrator_is_installed_again(
+    is_binary: bool, differences: tuple[Difference, ...], expected: bool
+) -> None:
+    package = PackageConfig("hello", "1.0") if is_binary else None
+    assert InstalledPackage("hello", Path("/p"), package, differences).has_only_lost is expected
