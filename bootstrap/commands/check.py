@@ -11,7 +11,7 @@ from ..cluster.hostlist import folded
 from ..cluster.slurm import SlurmNode, nodes, unfolded
 from ..core.deadlines import WRITE
 from ..core.errors import PetalError, ProcessFailed, UsageError
-from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Role, Severity, Status
+from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Role, Severity, Status, plain
 from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.registry import CHECKS
@@ -85,11 +85,15 @@ def _check_nodes(ctx: Context, which: str) -> FleetReport:
 
 
 def _save_proof(ctx: Context, reports: tuple[NodeReport, ...], between: tuple[Finding, ...]) -> None:
-    """Saves the proof, which only root on the head node may do; none if no node was checked, so the last one stays."""
-    checked = any(report.was_checked for report in reports)
+    """Saves the proof, which only root on the head node may do.
+
+    The last one stays if no node was checked, or with another configuration than that of the cluster (``--config``).
+    """
+    checked = any(report.was_checked for report in reports) and ctx.options.config is None
     if not (ctx.role is Role.HEAD and ctx.system.is_root() and ctx.release and checked):
         return
-    shared, proof = ClusterState(ctx.paths), Proof(ctx.release, timestamp(), reports, between)
+    shared = ClusterState(ctx.paths)
+    proof = Proof(ctx.release, timestamp(), reports, between, plain(ctx.config.check))
     try:
         ctx.system.on_storage(lambda: shared.save_proof(proof), ctx.paths.shared, WRITE)
     except (PetalError, OSError) as error:

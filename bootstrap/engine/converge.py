@@ -37,7 +37,7 @@ def plan(steps: Sequence[Step], ctx: Context) -> tuple[StepReport, ...]:
         blocked_now = _not_applicable(step, ctx, reports) if report.outcome is Outcome.WOULD_CHANGE else None
         report = _report(step, blocked_now) if blocked_now else report
         own = {key: answer for (name, key), answer in answers.items() if name == step.name}
-        reports[step.name] = with_answers(report, own, ctx)
+        reports[step.name] = _later(with_answers(report, own, ctx))
     return tuple(reports.values())
 
 
@@ -69,11 +69,15 @@ def converge(
         if background:
             reports[step.name] = _run_step(step, ctx, reports, listen, None)
         else:
-            report = _planned(step, ctx, reports)
-            is_skipped = report.outcome is Outcome.WOULD_CHANGE
-            reports[step.name] = replace(report, outcome=Outcome.SKIPPED) if is_skipped else report
+            reports[step.name] = _later(_planned(step, ctx, reports))
         listen(reports[step.name])
     return tuple(reports.values())
+
+
+def _later(report: StepReport) -> StepReport:
+    """A change of a background step is left to the worker of a hook, or to the command that the reason names."""
+    is_left = report.background and report.outcome is Outcome.WOULD_CHANGE
+    return replace(report, outcome=Outcome.SKIPPED) if is_left else report
 
 
 def status_of(reports: Sequence[StepReport]) -> Status:

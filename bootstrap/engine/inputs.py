@@ -48,12 +48,11 @@ def _ask(steps: Sequence[Step], ctx: Context, patience: float) -> Mapping[tuple[
     asked: dict[tuple[str, str], Callable[[], Mapping[str, Question]]]
     asked = {(step.name, "(inputs)"): partial(step.inputs, ctx) for step in steps}
     found = _together(asked, patience, ctx)
-    questions = {
-        (name, key): question
-        for (name, _), inputs in found.items()
-        if not isinstance(inputs, PetalError)
-        for key, question in inputs.items()
-    }
+    questions: dict[tuple[str, str], Question] = {}
+    for (name, _), inputs in found.items():
+        known = {key for _, key in questions}  # two steps may use a key
+        if not isinstance(inputs, PetalError):
+            questions |= {(name, key): question for key, question in inputs.items() if key not in known}
     hangs = {place: error for place, error in found.items() if isinstance(error, PetalError) and error.code in UNKNOWN}
     return {**hangs, **_together(questions, SECONDS, ctx)}
 

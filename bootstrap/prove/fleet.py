@@ -25,7 +25,7 @@ from ..cluster.slurm import (
 )
 from ..core import decode
 from ..core.deadlines import POLL, PROBE
-from ..core.errors import AllocationRefused, ConfigError, PetalError
+from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
 from ..core.text import cut
 from ..host.log import LOG
@@ -34,7 +34,7 @@ from ..host.threads import ended
 from ..host.times import age_of, timestamp
 from ..state.context import Context
 from ..state.store import ClusterState
-from .queues import NOT_STARTED, NoQueue, in_first_queue, limits_of, queues_for
+from .queues import NOT_STARTED, NoQueue, in_first_queue, limits_of, queues_for, require_queue
 from .user import ordinary_user
 
 JOBS, FEW = 32, 4  # at the same time, and for the nodes that are left if Slurm limits the number of jobs
@@ -61,10 +61,8 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
         ConfigError: ``job-queue``, Slurm has no ``check.partition``.
     """
     limits = limits_of(ctx)
-    if limits and ctx.config.check.partition not in (None, *limits):
-        what = f"check.partition {ctx.config.check.partition} is not a queue of this cluster"
-        remedy = "correct check.partition in the configuration"
-        raise ConfigError(what, why=f"it has {', '.join(limits)}", remedy=remedy, code="job-queue")
+    if ctx.config.check.partition:
+        require_queue("check.partition", ctx.config.check.partition, limits)
     free = [node for node in candidates if node.free]
     rest = [node for node in candidates if not node.free]
     # The report of a node that is powered off is of another instance.

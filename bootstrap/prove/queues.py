@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ..cluster.slurm import NOT_FREE, TOO_LARGE, TOO_LONG, TOO_MANY, Partition, SlurmNode, partitions
-from ..core.errors import AllocationRefused, PetalError
+from ..core.errors import AllocationRefused, ConfigError, PetalError
 from ..host.log import LOG
 from ..state.context import Context
 
@@ -47,6 +47,17 @@ def limits_of(ctx: Context) -> dict[str, Partition]:
     except PetalError as error:
         LOG.warning("slurm: %s", error)
         return {}
+
+
+def require_queue(key: str, queue: str, limits: Mapping[str, Partition]) -> None:
+    """Refuses a queue that Slurm does not have; ``key`` names it in the configuration.
+
+    Raises:
+        ConfigError: ``job-queue``.
+    """
+    if limits and queue not in limits:
+        what, remedy = f"{key}: {queue} is not a queue of this cluster", f"correct {key} in the configuration"
+        raise ConfigError(what, why=f"it has {', '.join(limits)}", remedy=remedy, code="job-queue")
 
 
 def queues_for(ctx: Context, node: SlurmNode, limits: Mapping[str, Partition]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import decode
@@ -98,12 +98,18 @@ class Token:
 
 @dataclass(frozen=True)
 class Proof:
-    """The results of jobs on compute nodes for one release. ``between``: findings about pairs of nodes."""
+    """The results of jobs on compute nodes for one release.
+
+    Args:
+        between: findings about pairs of nodes.
+        check: the section ``check`` of the configuration.
+    """
 
     release: str
     time: str
     nodes: tuple[NodeReport, ...]
     between: tuple[Finding, ...] = ()
+    check: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:

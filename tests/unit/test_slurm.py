@@ -14,12 +14,14 @@ from bootstrap.cluster.slurm import parse_sinfo
 from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import ConfigError, PetalError, ProcessFailed, UsageError
-from bootstrap.core.model import Finding, FleetReport, NodeReport, Result, Severity, Status, plain
+from bootstrap.core.model import Finding, FleetReport, NodeReport, Outcome, Result, Severity, Status, plain
+from bootstrap.engine import converge as engine
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet, launch
 from bootstrap.prove.user import ordinary_user
 from bootstrap.report.checks_view import fleet_view
 from bootstrap.state.store import ClusterState, write_document
+from bootstrap.steps.proof import Proof
 from tests.world import World, hosts
 
 GOOD = Finding("storage", Severity.OK, "mounted")
@@ -476,8 +478,33 @@ def test_a_check_without_a_checked_node_is_degraded_and_leaves_the_last_proof(
     assert proofs == [proofs[0]] * 3
 
 
+def test_a_proof_is_one_of_the_release_and_of_the_section_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "head", live=True)
+    monkeypatch.setattr(check, "prepare", lambda options, *_, **__: replace(world.context, options=options))
+    world.paths.state.mkdir(parents=True, exist_ok=True)
+    world.system.answers["sinfo"] = lambda argv: "q1-1|idle|q1*|none\n" if "--Node" in argv else "q1|up|infinite\n"
+    monkeypatch.setattr("bootstrap.steps.proof.find_slurm", lambda _: "/usr/bin/sinfo")
+    draft = world.options(world.prefix / "draft.yaml", command="check", nodes="all")
+    assert check.check(draft, world.services).status is Status.OK
+    assert ClusterState(world.paths).proof() is None  # a check with another configuration proves nothing
+    check.check(world.options(command="check", nodes="all"), world.services)
+    assert Proof().probe(world.context).holds
+    world.config_text = "check: {time: 60}"
+    (report,) = engine.plan([Proof()], world.context)
+    assert report.outcome is Outcome.SKIPPED  # the command in the reason does it, bootstrap does not
+    assert report.reason == "the proof is of an earlier section check: petal-node check --nodes all"
+    run = "run: [{command: a, queues: [q1, gone]}]"
+    world.config_text = f"check: {{partition: typo, user: no-such-user, load: [nothing], {run}}}"
+    (report,) = engine.plan([Proof()], world.context)
+    assert report.outcome is Outcome.BLOCKED
+    wrong = {line.split(": ")[1] for line in report.reason.splitlines()[1:]}
+    assert wrong == {"check.partition", "check.user", "check.load[0]", "check.run[0].queues[1]"}
+
+
 def test_a_partition_that_slurm_does_not_have_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True, config_text="check: {partition: typo}")
     world.system.answers["sinfo"] = lambda argv: TWO_QUEUES if "--Node" in argv else "q1|up|infinite\n"
-    with pytest.raises(ConfigError, match=r"check\.partition typo is not a queue of this cluster: it has q1"):
+    with pytest.raises(ConfigError, match=r"check\.partition: typo is not a queue of this cluster: it has q1"):
         fleet.prove(world.context, parse_sinfo(TWO_QUEUES))
