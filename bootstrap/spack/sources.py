@@ -76,14 +76,14 @@ def _tree(ctx: Context, origin: Origin, directory: Path, member: str, check: Cal
         return check(file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None)
     if ctx.is_mounted_later(origin.source):
         return ""
-    if path is not None or member == SPACK:
-        return look_at(ctx.source_of(origin), lambda stream: check(_member(stream, member, origin.source)))
-    parent = str(Path(member).parent)  # repo.yaml comes after 8,600 recipes
+    is_far = path is None and member != SPACK  # repo.yaml comes after 8,600 recipes, so one of them is enough
+    wanted = str(Path(member).parent) if is_far else member
 
-    def contains_recipes(stream: Any) -> str:
-        return check(None) if _member(stream, parent, origin.source) is None else "recipes"
+    def read(stream: Any) -> str:
+        text = _member(stream, wanted, origin.source)
+        return "recipes" if is_far and text is not None else check(text)
 
-    return look_at(ctx.source_of(origin), contains_recipes)
+    return look_at(ctx.source_of(origin), read)
 
 
 class _Bounded(tarfile.TarInfo):
