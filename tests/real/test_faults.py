@@ -39,7 +39,7 @@ from tests.real.server import (
 )
 from tests.world import tarball
 
-SECONDS = 3  # for one transfer of the worker
+SECONDS = 2  # for one transfer of the worker
 IN_TIME = 15  # including two starts of Python, and the timeout of the metadata client
 ROLE = "/latest/meta-data/iam/security-credentials/"
 KEYS = json.dumps({"AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "token"}).encode()
