@@ -159,13 +159,13 @@ from_storage() {
 }
 
 from_package() {
-    : >"$part.error" || fail_local
+    true 2>/dev/null >"$part.error" || fail_local # for `:`, a file that cannot be made would end the shell
     outcome=0 ca=$part.ca # the authorities that the tool trusts: those of the system, and of the variables of any program
     sed '' "${AWS_CA_BUNDLE:-/dev/null}" "${REQUESTS_CA_BUNDLE:-/dev/null}" "${CURL_CA_BUNDLE:-/dev/null}" "${SSL_CERT_FILE:-/dev/null}" \
-        "${SSL_CERT_DIR:-/dev/null}"/* /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem >"$ca" 2>/dev/null
-    grep -q 'BEGIN CERTIFICATE' "$ca" || ca=''
+        "${SSL_CERT_DIR:-/dev/null}"/* /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem 2>/dev/null >"$ca"
+    grep -qs 'BEGIN CERTIFICATE' "$ca" || ca=''
     kept=$incoming/.part.$sha256 # what an earlier try fetched
-    mv -f "$kept" "$part" 2>/dev/null || : >"$part"
+    { mv -f "$kept" "$part" || true >"$part"; } 2>/dev/null || fail_local
     begun=$(wc -c <"$part")
     case $package in
     file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
@@ -247,7 +247,7 @@ fail_fetch() {
 
 fail_local() {
     fail archive-local "the archive cannot be kept under $home" "root cannot write to it, it is a link, or the disk is full" \
-        "ls -ld $home $incoming; df -h $home"
+        "ls -ld $home $incoming; df -h $home; df -i $home"
 }
 
 # Lets systemd run this hook again: now, and after a reboot. ParallelCluster deletes its own copy of this script.

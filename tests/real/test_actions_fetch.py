@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -484,6 +485,21 @@ def test_a_slow_download_is_stopped_at_the_time_limit(hook, tmp_path):
         ran = hook.fetch(f"https://localhost:{server.server_port}/petal-node")
     assert "no answer within 2 s" in failed(hook, ran, "fetch-unreachable")
     assert ran.seconds < 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to mount a file system")
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_a_disk_without_room_for_another_file_is_reported(hook, files):
+    """The hook ends with 0, whichever of its files is the first that cannot be made."""
+    incoming = hook.home / "incoming"
+    incoming.mkdir(parents=True)
+    options = ["mount", "-t", "tmpfs", "-o", f"mode=0700,nr_inodes={files}", "none", str(incoming)]
+    subprocess.run(options, check=True)
+    try:
+        ran = hook.fetch(hook.archive.as_uri())
+    finally:
+        subprocess.run(["umount", str(incoming)], check=True)
+    failed(hook, ran, "archive-local")
 
 
 @pytest.mark.parametrize("seconds", ["", "0", "08", "9" * 20, "six", "2"])
