@@ -31,6 +31,7 @@ from .catalog import ReleaseInfo, all_releases, history, installed_packages, nee
 from .publish import keep_reserve, pin_of
 
 GONE = ".gone"
+SCRIPTS = 30.0  # seconds for the scripts of all jobs; gc may hold the cluster lock
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,17 @@ def _reasons(
 
 
 def _named(ctx: Context, jobs: Sequence[Job], names: Collection[str]) -> dict[str, str]:
-    """The releases of ``names`` that the script of a job has, as in ``module load petal/<id>``, with the reason."""
+    """The releases of ``names`` that the script of a job has, as in ``module load petal/<id>``, with the reason.
+
+    All of them if Slurm cannot give all scripts in time, as with 10,000 jobs.
+    """
     found: dict[str, str] = {}
     arrays = {job.number: job for job in jobs} if names else {}
-    for number, job in arrays.items():  # the jobs of an array have one script
+    deadline = time.monotonic() + SCRIPTS
+    for asked, (number, job) in enumerate(arrays.items()):  # the jobs of an array have one script
+        if time.monotonic() > deadline:
+            why = f"the scripts of {len(arrays) - asked} jobs may name it: Slurm gave {asked} in {SCRIPTS:.0f} s"
+            return dict.fromkeys(names, why)
         script = batch_script(ctx.system, job)
         found.update({name: f"the script of job {number} of {job.user} names it" for name in names if name in script})
     return found

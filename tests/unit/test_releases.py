@@ -317,6 +317,17 @@ def test_gc_keeps_a_release_that_the_script_of_a_job_names(tmp_path: Path) -> No
     assert asked == ["8", "9_1"]  # one job of the array
 
 
+def test_gc_keeps_releases_that_the_scripts_of_too_many_jobs_may_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, (first, second, third) = three_releases(tmp_path)
+    publish_times(world, 1000, 2000, 3000)
+    monkeypatch.setattr(collector, "SCRIPTS", -1.0)
+    plan = collector.plan(world.context, 1, [Job("8", "alice", 9e9, "PENDING", "None")])
+    assert plan.keep.keys() == {first, second, third}
+    assert plan.keep[first].startswith("the scripts of 1 jobs may name it")
+
+
 def test_gc_removes_no_release_that_was_current_if_slurm_does_not_answer(tmp_path: Path) -> None:
     world, (first, second, third) = three_releases(tmp_path)
     world.paths.manifest(first).unlink()
