@@ -16,7 +16,7 @@ from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
-from ..core.text import at_most
+from ..core.text import at_most, count
 from ..host.files import text_or_empty
 from ..host.system import USERS_OUTPUT, clean_env, passwd_entry
 from ..state.context import Context
@@ -24,13 +24,15 @@ from ..state.release import Manifest
 from .user import ordinary_user
 
 GONE = 300  # more than any exit code: the module loads, and a directory that it adds does not exist
+NO_PROGRAM = 301  # the kernel would refuse to run the file
 QUOTED, LINE = 5, 200  # libraries, and characters of a line of output
 ON_HEAD = "on the head node: petal-node check    # compares packages and module files"
 ANSWER = 32 << 10  # bytes of an answer: 8,000 characters of output
 # Each answer is a nonce, the question, its exit code and the output, each between NULs. Each module is loaded in a
 # shell of its own, which shows PATH, LD_LIBRARY_PATH, and a directory that the module adds and that does not exist.
-# Then all are loaded, and each program of the configuration runs. At last, because it may take long, ldd(1) looks at
-# the programs (ELF files) in the directories that each module adds to PATH.
+# Then all are loaded, and each program of the configuration runs. execvp(3) and bash give a file that the kernel
+# refuses to sh, where an empty one succeeds; so ``refusal`` looks at the file and its interpreters first. At last,
+# because it may take long, ldd(1) looks at the programs (ELF files) in the directories that each module adds to PATH.
 # Arguments: a nonce, seconds that a program may take, bytes that it may print, the store, modules, then each program
 # after ``--``.
 SCRIPT = r"""
@@ -39,13 +41,29 @@ answer() {
   [ ${#text} -le 8000 ] || text="${text:0:1000}"$'\n'"${text: -6000}"
   printf '\0%s\0%s\0%d\0%s\0\n' "$nonce" "$1" "$2" "$text"
 }
+refusal() {
+  local file=$1 magic depth
+  for depth in 1 2 3 4 5; do
+    [ -f "$file" ] && [ -x "$file" ] || return
+    [ -s "$file" ] || { printf '%s is empty' "$file"; return; }
+    { [ -r "$file" ] && magic=$(LC_ALL=C head -c 256 -- "$file"); } 2>/dev/null || return
+    case $magic in
+      $'\x7fELF'*) return ;;
+      '#!'*)
+        magic=${magic%%$'\n'*}; read -r file magic <<<"${magic#??}"
+        if [ "${file##*/}" = env ]; then read -r file magic <<<"${magic#-S }"; file=$(type -P -- "$file"); fi ;;
+      *) printf '%s is neither an ELF file nor a script with #!' "$file"; return ;;
+    esac
+  done
+}
 programs() {
   local directory directories file magic
-  found=()
+  found=() empty=()
   IFS=: read -ra directories <<<"$1"
   for directory in "${directories[@]}"; do
     case ":$PATH:" in *":$directory:"*) continue ;; esac
     for file in "$directory"/*; do
+      if [ -f "$file" ] && [ -x "$file" ] && [ ! -s "$file" ]; then empty+=("$file"); fi
       if [ -f "$file" ] && [ -x "$file" ] && [ -r "$file" ] && IFS= read -r -N 4 magic <"$file" 2>/dev/null &&
         [ "$magic" = $'\x7fELF' ]; then found+=("$file"); fi
     done
@@ -87,7 +105,10 @@ done
   while [ $# -gt 0 ]; do
     shift; program=()
     while [ $# -gt 0 ] && [ "$1" != -- ]; do program+=("$1"); shift; done
-    output=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null | head -c "$most"; exit "${PIPESTATUS[0]}"); code=$?
+    output=$(refusal "$(type -P -- "${program[0]}")"); code=301
+    [ -n "$output" ] || {
+      output=$(timeout "$limit" "${program[@]}" 2>&1 </dev/null | head -c "$most"; exit "${PIPESTATUS[0]}"); code=$?
+    }
     [ ${#output} -lt "$most" ] || output+=$'\n'"it was ended because it printed more than $most bytes"
     answer run $code "$output"
   done
@@ -95,6 +116,7 @@ done
 for index in "${!modules[@]}"; do
   programs "${paths[index]}"
   output=$(
+    [ ${#empty[@]} -eq 0 ] || printf '%s is empty\n' "${empty[@]}" | head -c "$most"
     [ ${#found[@]} -gt 0 ] || exit 0
     { [ ${#found[@]} -gt 1 ] || printf '%s:\n' "${found[0]}"
       LC_ALL=C LD_LIBRARY_PATH=${libraries[index]} timeout "$limit" ldd "${found[@]}"; } 2>&1 |
@@ -107,6 +129,7 @@ done
 # Libraries of the NVIDIA driver, which only nodes with such a GPU have.
 DRIVER = ("libcuda.so", "libcudadebugger.so", "libnvidia-", "libnvcuvid.so", "libnvoptix.so", "libnvrm")
 NVIDIA, AMD = "0x10de", "0x1002"  # vendors of GPUs (pci.ids)
+EMPTY = " is empty"  # after the path of a program
 LMOD_ERROR = "Lmod has detected the following error:"  # its reason follows, wrapped at 80 characters
 LMOD_ADVICE = ("Please check ", "While processing ")  # general advice follows
 
@@ -239,6 +262,11 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], *, without_driver: bo
     """
     missing: list[tuple[str, str, str]] = []
     looked_at = [(name, answer) for name, answer in answers if answer.alive]
+    lines_of_all = [line for _, answer in looked_at for line in answer.text.splitlines()]
+    empty = [line[: -len(EMPTY)] for line in lines_of_all if line.startswith("/") and line.endswith(EMPTY)]
+    if empty:
+        message, why = f"{count(len(empty), 'program')} of the modules are empty", ", ".join(at_most(QUOTED, empty))
+        return Finding("libraries", Severity.FAIL, message, why, (f"ls -l {shlex.quote(empty[0])}",))
     programs = 0
     for name, answer in looked_at:
         number, *lines = answer.text.splitlines() or ["0"]
@@ -282,6 +310,9 @@ def _missing_library(line: str) -> str:
 def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
     """Whether a program of ``check.run`` ended with the exit code that the configuration names."""
     check = f"run:{program.command}"
+    if answer.code == NO_PROGRAM:
+        show = shlex.quote(f"{load}; type -a {shlex.quote(shlex.split(program.command)[0])}")
+        return Finding(check, Severity.FAIL, "the kernel refuses to run it", answer.text, (f"bash -lc {show}",))
     if answer.code == program.exit:
         first = next((line.strip() for line in answer.text.splitlines() if line.strip()), "")
         return Finding(check, Severity.OK, first[:LINE] or f"ended with {answer.code}")

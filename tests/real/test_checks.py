@@ -68,6 +68,36 @@ def test_modules_libraries_and_programs_are_checked(world: World) -> None:
     assert runs[-1].code == 127
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "tool is empty"),
+        (b"echo hello\n", "tool is neither an ELF file nor a script with #!"),
+        (b"\0" * 9000, "tool is neither an ELF file nor a script with #!"),
+        (b"#!INTERPRETER\n", "interpreter is empty"),
+        (b"#! INTERPRETER -x\n", "interpreter is empty"),
+        (b"#!/usr/bin/env interpreter\n", "interpreter is empty"),
+    ],
+)
+def test_a_file_that_the_kernel_does_not_run_fails(world: World, content: bytes, reason: str) -> None:
+    """Without a check of the file, timeout(1) hands it to sh, where an empty one succeeds."""
+    folder = world.prefix.parent / "tree" / "good" / "bin"
+    (folder / "interpreter").touch()
+    (folder / "tool").write_bytes(content.replace(b"INTERPRETER", bytes(folder / "interpreter")))
+    for name in ("interpreter", "tool"):
+        (folder / name).chmod(0o755)
+    program = CheckCommand("tool --version")
+    answers = login_shell.ask_shell(world.context, ("good",), (program, CheckCommand("script", 3)), 60)
+    _, _, run, script, libraries = (next(answers) for _ in range(5))
+    finding = login_shell.judge_program(program, run, "module load good")
+    assert (finding.severity, finding.message) == (Severity.FAIL, "the kernel refuses to run it")
+    assert (finding.why, finding.remedy) == (f"{folder}/{reason}", ("bash -lc 'module load good; type -a tool'",))
+    assert script.code == 3
+    finding = login_shell.judge_libraries([("good", libraries)])  # finds empty programs that no ``run`` names
+    assert (finding.severity, "are empty" in finding.message) == (Severity.FAIL, True)
+    assert f"{folder}/interpreter" in finding.why
+
+
 def test_a_module_that_does_not_load_is_reported_and_others_are_still_checked(world: World) -> None:
     answers = login_shell.ask_shell(world.context, ("broken", "good"), (), 60)
     _, broken, good, no_libraries, _ = (next(answers) for _ in range(5))
