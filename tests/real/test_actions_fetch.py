@@ -355,7 +355,7 @@ def test_an_archive_is_fetched_by_the_real_aws_cli(hook, s3, monkeypatch):
         del hook.env[name]
     hook.env["AWS_EC2_METADATA_DISABLED"] = "true"
     (hook.prefix / "var/log/petal-node.log").unlink()
-    hook.env |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PETAL_FETCH_SECONDS": "3"}
+    hook.env |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PETAL_FETCH_SECONDS": "10"}
     assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "fetch-no-credentials")
 
 
