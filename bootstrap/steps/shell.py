@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from ..core.deadlines import PROBE
 from ..core.model import Finding, change, elsewhere, satisfied
 from ..core.paths import Paths
 from ..host.atomic import write_atomic
@@ -18,7 +19,7 @@ from ..modules import templates
 from ..state.context import Context
 from .base import IMAGE_BUILDS, ON_NODES, Step
 from .lmod import NodeLmod
-from .root import Root
+from .root import WAY_TO_STORAGE, Root
 
 SH = "/etc/profile.d/zz-petal.sh"
 STUBS = {SH: "sh", "/etc/profile.d/zz-petal.csh": "csh", "/etc/fish/conf.d/zz-petal.fish": "fish"}
@@ -43,6 +44,8 @@ class Shell(Step):
     name = "shell"
     needs = (Root, NodeLmod)
     part_of = ON_NODES | IMAGE_BUILDS
+    after = WAY_TO_STORAGE
+    seconds = None
 
     def probe(self, ctx: Context) -> Finding:
         lmod = find_lmod(ctx)
@@ -50,28 +53,42 @@ class Shell(Step):
             return change("the init files need Lmod, which the stack builds", "write the init files")
         if lmod is None:
             return elsewhere("this node has no Lmod yet")
-        stale = [f"write {path}" for path, data in _files(ctx, lmod).items() if not same_content(path, data)]
+        tree = _tree(ctx)
+        stale = [f"write {path}" for path, data in _files(ctx, lmod, tree).items() if not same_content(path, data)]
         stale += [f"add a line to {path}" for path in _files_to_edit(ctx.paths)]
         if stale:
             return change(f"{len(stale)} init files are missing or differ", *stale)
-        return satisfied(f"init files use {lmod.place} and {ctx.tree}")
+        return satisfied(f"init files use {lmod.place} and {tree}")
 
     def apply(self, ctx: Context) -> None:
         lmod = find_lmod(ctx)
         assert lmod is not None
-        for path, data in _files(ctx, lmod).items():
+        for path, data in _files(ctx, lmod, _tree(ctx)).items():
             make_dir(path.parent)
             write_atomic(path, data)
         for path, text in _files_to_edit(ctx.paths).items():
             write_atomic(path.resolve(), text.encode(errors="surrogateescape"), mode=path.stat().st_mode & 0o777)
 
 
-def _files(ctx: Context, lmod: Lmod) -> dict[Path, bytes]:
+def _tree(ctx: Context) -> str:
+    """The tree of root's shells, which never touch shared storage: the one that other users' shells find.
+
+    The current release counts, because the desired one may never be published; without a release, the desired one.
+    """
+
+    def find() -> str:
+        modules = ctx.paths.current / "modules"
+        return next((tree for tree in ctx.trees if (modules / tree).is_dir()), ctx.tree)
+
+    return ctx.system.on_storage(find, ctx.paths.root, PROBE)
+
+
+def _files(ctx: Context, lmod: Lmod, tree: str) -> dict[Path, bytes]:
     """The content of each file of ours: init files, the files that they read, stubs in /etc that source them."""
     lmodrc = ctx.paths.init / LMODRC
     values = {
         "current": str(ctx.paths.current),
-        "tree": ctx.tree,
+        "tree": tree,
         "trees": ctx.trees,
         "lmod": str(lmod.place),
         "lmod_version": lmod.version,

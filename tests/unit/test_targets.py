@@ -387,6 +387,24 @@ def test_each_node_uses_the_best_tree_of_a_list_of_targets(tmp_path: Path) -> No
         assert f"$PETAL_RELEASE/modules/{ctx.tree}" in text
 
 
+@pytest.mark.usefixtures("lmod")
+@pytest.mark.parametrize("role", [Role.HEAD, Role.COMPUTE])
+def test_shells_of_root_use_a_tree_of_the_current_release(tmp_path: Path, role: Role) -> None:
+    """The desired release has another tree, and was never published because one of its packages is missing."""
+    node = World(tmp_path / "node", role, config_text=with_spack(tmp_path))
+    modules = node.paths.root / "releases" / "a" / "modules"
+    for tree in ("debian12-x86_64", "debian12-x86_64_v2"):
+        (modules / tree).mkdir(parents=True)
+    init = node.paths.init / "petal.sh"
+    Shell().apply(node.context)
+    assert "modules/debian12-x86_64_v3\n" in init.read_text()  # nothing is published yet
+    node.paths.current.symlink_to("releases/a")
+    assert Shell().probe(node.context).pending
+    Shell().apply(node.context)
+    assert "modules/debian12-x86_64_v2\n" in init.read_text()
+    assert Shell().probe(node.context).holds
+
+
 @pytest.fixture
 def lmod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "lmod" / "libexec" / "lmod"
