@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -61,17 +62,19 @@ def make_tree(archive: str, base: str, key: str, machine: str, stop: Stop, distr
 def _remedy(archive: str) -> str:
     if os.geteuid() == 0:
         return "make room in /var/cache and make it writable (df -h /var/cache; mount | grep /var)"
-    return f"run `sudo {archive} version` once (all users share its cache), or set XDG_CACHE_HOME to your own directory"
+    command = f"sudo {shlex.quote(archive)} version"
+    return f"run `{command}` once (all users share its cache), or set XDG_CACHE_HOME to your own directory"
 
 
 def _make_base(archive: str, base: Path, stop: Stop, distrust: Distrust) -> None:
     """Makes the cache directory, or refuses one in which other users could have put something."""
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
-    problem = distrust(str(base), os.geteuid())
+    problem, quoted = distrust(str(base), os.geteuid()), shlex.quote
     if problem:
-        stop("its cache cannot be trusted", problem, f"remove it (rm -rf {base}); the next start makes it again")
+        remove = f"remove it (rm -rf {quoted(str(base))}); the next start makes it again"
+        stop("its cache cannot be trusted", problem, remove)
     if os.statvfs(base).f_flag & os.ST_NOEXEC:
-        remount = f"mount -o remount,exec $(findmnt -nT {base} -o TARGET), and in /etc/fstab"
+        remount = f"mount -o remount,exec $(findmnt -nT {quoted(str(base))} -o TARGET), and in /etc/fstab"
         stop(
             f"its cache {base} is on a file system mounted noexec",
             "psutil's compiled part cannot be loaded from there",

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..core.deadlines import PROBE
 from ..core.facts import NETWORK_KINDS
 from ..core.model import Finding
+from ..core.text import quoted
 from ..spack.program import version_of
 from ..state.context import Context
 from ..steps.base import Check
@@ -52,14 +53,14 @@ class MountOptions(Check):
             option for option in ctx.config.storage.options if option.startswith(SHOWN) and option not in mount.options
         ]
         if noexec:
-            remedy = f"mount -o remount,exec {noexec[0]}"
+            remedy = f"mount -o remount,exec {quoted(noexec[0])}"
             yield self.fail(f"{noexec[0]} is mounted noexec", "no program can be run from it", remedy)
         elif harmful:
             setting = "storage.options in the configuration"
             if ctx.config.storage.source is None:
                 setting = "its options in the cluster's configuration (SharedStorage) or in /etc/fstab"
             message, why = f"{mount.point} is mounted with {', '.join(harmful)}", f"{harmful[0]}: {HARMFUL[harmful[0]]}"
-            yield self.warn(message, why, f"findmnt {mount.point}", f"correct {setting}")
+            yield self.warn(message, why, f"findmnt {quoted(mount.point)}", f"correct {setting}")
         elif missing:
             message = f"{mount.point} is mounted without {', '.join(missing)}"
             why = "storage.options in the configuration has it, and a mount keeps its options until it is mounted again"
@@ -87,8 +88,8 @@ class DiskUsage:
     def commands(self) -> tuple[str, ...]:
         """Commands that show the directories with the most files or bytes."""
         if self.inodes < LOW_SHARE:
-            return (f"df -i {self.place}", f"du -x --inodes -d 2 {self.place} | sort -n | tail")
-        return (f"df -h {self.place}", f"du -xh -d 2 {self.place} | sort -h | tail")
+            return (f"df -i {quoted(self.place)}", f"du -x --inodes -d 2 {quoted(self.place)} | sort -n | tail")
+        return (f"df -h {quoted(self.place)}", f"du -xh -d 2 {quoted(self.place)} | sort -h | tail")
 
     def __str__(self) -> str:
         if self.inodes < LOW_SHARE and self.free:

@@ -15,6 +15,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from .text import quoted
+
 
 class ExitCode(IntEnum):
     """The exit code of a verb. A hook exits 0 in all cases, unless ``--strict`` is given."""
@@ -268,8 +270,8 @@ def full_disk_code(text: str) -> str:
 
 def full_disk_remedy(code: str, *paths: Path) -> str:
     """The command that shows which disk or quota is full; ``code`` is a result of ``full_disk_code``."""
-    places = "".join(f" {path}" for path in paths)
-    return f"quota -v; df -h{places}" if code == "file-quota" else f"df -h{places}; df -i{places}"
+    look = " ".join(("df -h", *map(quoted, paths)))
+    return f"quota -v; {look}" if code == "file-quota" else f"{look}; {look.replace('-h', '-i', 1)}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -320,6 +322,6 @@ def from_os_error(error: OSError, mount: Path | None) -> PetalError:
     return PetalError(
         f"a file operation failed{f': {path}' if path else ''}",
         why=os.strerror(error.errno) if error.errno else str(error),
-        remedy=remedy.format(mount=mount, path=path, parent=path.parent if path else ""),
+        remedy=remedy.format(mount=quoted(mount), path=quoted(path), parent=quoted(path.parent if path else "")),
         code=code,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +33,11 @@ def cut(value: Any, length: int) -> Any:
 def count(number: int, noun: str) -> str:
     """``1 package``, ``2 packages``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def quoted(value: object) -> str:
+    """A path or another text of this machine as one word of a command that an operator copies into a shell."""
+    return shlex.quote(str(value))
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

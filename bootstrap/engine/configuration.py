@@ -17,6 +17,7 @@ from ..core.errors import ConfigError, PetalError, ReleaseError, StateError, Sto
 from ..core.facts import Facts
 from ..core.options import Options
 from ..core.paths import Paths
+from ..core.text import quoted
 from ..host.atomic import scratch_dir
 from ..host.files import path_problem
 from ..host.log import LOG
@@ -222,14 +223,17 @@ def _content(
 
 
 def _local_content(uri: str, path: Path) -> bytes:
+    remedy = f"ls -ld {quoted(path)}"
     try:
         if path.exists() and not path.is_file():
-            raise ConfigError(f"{uri} is not a file", remedy=f"ls -ld {path}", code="config-missing")
+            raise ConfigError(f"{uri} is not a file", remedy=remedy, code="config-missing")
         with path.open("rb") as stream:
             data = stream.read(SMALL + 1)
     except OSError as error:
         what = f"{uri} cannot be read"
-        raise ConfigError(what, why=error.strerror or "", remedy=f"ls -l {path}", code="config-missing") from error
+        raise ConfigError(
+            what, why=error.strerror or "", remedy=f"ls -l {quoted(path)}", code="config-missing"
+        ) from error
     if len(data) > SMALL:
-        raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=f"ls -l {path}", code="config-missing")
+        raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=remedy, code="config-missing")
     return data

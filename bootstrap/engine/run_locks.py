@@ -14,6 +14,7 @@ from functools import partial
 from ..core.deadlines import LOCK
 from ..core.errors import StateError, StorageError
 from ..core.model import Mode, Outcome, Scope, StepReport
+from ..core.text import quoted
 from ..host.locks import Holder, Lock, builders_ended, own_holder
 from ..host.log import LOG
 from ..host.processes import has_process
@@ -115,7 +116,7 @@ def _refuse_changed_storage(ctx: Context) -> None:
         where = ctx.paths.shared_mount
         raise StorageError(
             f"shared storage at {where} changed owner or was replaced while this run waited for the lock",
-            remedy=("petal-node status", f"findmnt {where}"),
+            remedy=("petal-node status", f"findmnt {quoted(where)}"),
             code="storage-changed",
         )
 

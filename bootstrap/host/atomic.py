@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..core.errors import FetchError
+from ..core.text import quoted
 from .files import has_sha256, make_dir, remove_tree, sha256_of
 from .processes import has_process
 
@@ -181,7 +182,7 @@ def install_executable(source: Path, target: Path, sha256: str) -> None:
             raise FetchError(
                 f"{source} does not have the expected checksum",
                 why=f"its sha256 is {actual}, expected {sha256}",
-                remedy=("on the head node: petal-node bootstrap", f"sha256sum {source}"),
+                remedy=("on the head node: petal-node bootstrap", f"sha256sum {quoted(source)}"),
                 code="fetch-checksum",
             )
 

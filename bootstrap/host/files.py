@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..core.errors import NotRoot, StateError, StorageError
+from ..core.text import quoted
 from .threads import results
 
 CHUNK = 1 << 20
@@ -62,7 +63,9 @@ def make_own_dir(path: Path, below: Path) -> None:
             problem = path_problem(part, below)
             if problem or not part.is_dir():
                 why = str(problem or f"{part} is not a directory")
-                raise StateError(f"{part} is not used", why=why, remedy=f"ls -ld {part}", code="untrusted") from error
+                raise StateError(
+                    f"{part} is not used", why=why, remedy=f"ls -ld {quoted(part)}", code="untrusted"
+                ) from error
             continue
         except PermissionError as error:
             if os.geteuid():
@@ -95,7 +98,7 @@ def _squashed(mount: Path, why: str) -> StorageError:
         f"root is not root on {mount}",
         why=f"{why}; its server squashes root",
         remedy=(
-            f"findmnt {mount}",
+            f"findmnt {quoted(mount)}",
             "export it with no_root_squash (FSx for ONTAP: superuser sys; EFS: an access point for user 0, or none)",
         ),
         code="storage-squashed",
@@ -188,16 +191,19 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
         sticky: all users may write to the directory if it is sticky, as a mount point or /tmp.
     """
     if info.st_uid not in {0, os.geteuid()}:
-        remedy = f"chown root {path}" if sticky else f"mv {path} {path}.foreign"
+        remedy = f"chown root {quoted(path)}" if sticky else f"mv {quoted(path)} {quoted(path)}.foreign"
         return PathProblem(path, f"belongs to user {info.st_uid}, not to root", remedy)
     if not info.st_mode & 0o022 or (sticky and info.st_mode & stat.S_ISVTX):
         return None
     if sticky:
-        return PathProblem(path, "can be written by others and is not sticky", f"chmod 1777 {path}")
-    why, remedy = f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others", f"chmod go-w {path}"
+        return PathProblem(path, "can be written by others and is not sticky", f"chmod 1777 {quoted(path)}")
+    why, remedy = (
+        f"has mode {stat.S_IMODE(info.st_mode):04o} and can be written by others",
+        f"chmod go-w {quoted(path)}",
+    )
     if has_default_acl(path.parent):
         why += f", from the default ACL of {path.parent}"
-        remedy = f"setfacl -k {path.parent}; {remedy}"
+        remedy = f"setfacl -k {quoted(path.parent)}; {remedy}"
     return PathProblem(path, why, remedy)
 
 
@@ -213,12 +219,12 @@ def _covered(path: Path, info: os.stat_result, above: os.stat_result | None) -> 
     """The reason not to use the entry ``path`` of a directory: it is a mount point that a user could have made."""
     if above is None or above.st_dev == info.st_dev or not above.st_mode & 0o022 or not stat.S_ISDIR(info.st_mode):
         return None
-    return PathProblem(path, f"is a mount point, and any user can make one in {path.parent}", f"umount {path}")
+    return PathProblem(path, f"is a mount point, and any user can make one in {path.parent}", f"umount {quoted(path)}")
 
 
 def _component_problem(path: Path, info: os.stat_result) -> PathProblem | None:
     if stat.S_ISLNK(info.st_mode):
-        return PathProblem(path, f"is a symbolic link to {path.readlink()}", f"rm {path}")
+        return PathProblem(path, f"is a symbolic link to {path.readlink()}", f"rm {quoted(path)}")
     return mode_problem(path, info)
 
 
@@ -256,9 +262,11 @@ def read_json(path: Path, *, limit: int = 16 * CHUNK) -> dict[str, Any] | None:
     try:
         document = json.loads(data, parse_constant=_not_a_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise StateError(f"{path} is not JSON", why=str(error), remedy=f"mv {path} {path}.bad") from error
+        raise StateError(
+            f"{path} is not JSON", why=str(error), remedy=f"mv {quoted(path)} {quoted(path)}.bad"
+        ) from error
     if not isinstance(document, dict):
-        raise StateError(f"{path} is not a JSON object", remedy=f"mv {path} {path}.bad")
+        raise StateError(f"{path} is not a JSON object", remedy=f"mv {quoted(path)} {quoted(path)}.bad")
     return document
 
 
@@ -271,12 +279,12 @@ def _read_regular(path: Path, limit: int) -> bytes | None:
         if error.errno == errno.ESTALE:
             raise
         if error.errno == errno.ELOOP:
-            raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {path}", code="untrusted") from error
-        raise StateError(f"{path} cannot be read", why=error.strerror or "", remedy=f"ls -ld {path}") from error
+            raise StateError(f"{path} is a symbolic link", remedy=f"ls -l {quoted(path)}", code="untrusted") from error
+        raise StateError(f"{path} cannot be read", why=error.strerror or "", remedy=f"ls -ld {quoted(path)}") from error
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
-            raise StateError(f"{path} is not a regular file", remedy=f"mv {path} {path}.bad")
+            raise StateError(f"{path} is not a regular file", remedy=f"mv {quoted(path)} {quoted(path)}.bad")
         size, data = min(info.st_size, limit + 1), b""
         while len(data) < size:  # no read at the end, which would be one more request to a server
             block = os.read(descriptor, size - len(data))
@@ -286,7 +294,7 @@ def _read_regular(path: Path, limit: int) -> bytes | None:
     finally:
         os.close(descriptor)
     if len(data) > limit:
-        raise StateError(f"{path} is larger than {limit} bytes", remedy=f"mv {path} {path}.bad")
+        raise StateError(f"{path} is larger than {limit} bytes", remedy=f"mv {quoted(path)} {quoted(path)}.bad")
     return data
 
 

@@ -27,6 +27,7 @@ from ..core import decode
 from ..core.errors import NO_SPACE, LockLost, LockTimeout, StateError, StorageError
 from ..core.facts import Mount
 from ..core.model import plain
+from ..core.text import quoted
 from .atomic import write_atomic, write_json
 from .files import make_dir, read_json
 from .lock_owners import owners
@@ -287,7 +288,7 @@ def no_locks_error(where: Path, why: str) -> StorageError:
         f"the locks of {where} do not work, so that nothing is installed there",
         why=why,
         remedy=(
-            f"findmnt {where}",
+            f"findmnt {quoted(where)}",
             "FSx for Lustre: mount it with flock; NFS: with version 4 and without local_lock",
             "or name another storage in the configuration: storage.mount",
         ),
@@ -319,7 +320,7 @@ def mount_lock_problem(mount: Mount) -> StorageError | None:
     if not why:
         return None
     what = f"the locks of {mount.point} ({mount.kind} from {mount.source}) do not keep nodes apart"
-    return StorageError(what, why=why, remedy=(f"findmnt {mount.point}", remedy), code="storage-no-locks")
+    return StorageError(what, why=why, remedy=(f"findmnt {quoted(mount.point)}", remedy), code="storage-no-locks")
 
 
 def _wait(acquire: Callable[[], bool], timeout: float, waiting: Callable[[], None]) -> bool:

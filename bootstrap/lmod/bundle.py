@@ -16,6 +16,7 @@ from ..config.model import LMOD
 from ..core.deadlines import DOCUMENT
 from ..core.errors import LmodError, PackageError
 from ..core.paths import Paths
+from ..core.text import quoted
 from ..host.atomic import flush_filesystem, replace_link, staged_dir, staged_file, write_atomic
 from ..host.files import make_dir, path_problem, remove_tree
 from ..host.system import System
@@ -105,7 +106,7 @@ def _unpack(bundle: Path, fetched: Path, part: Path) -> None:
     except PackageError as error:
         why = str(error)
     if why:
-        remedy = (f"rm {bundle}", "on the head node, afterwards: petal-node bootstrap")
+        remedy = (f"rm {quoted(bundle)}", "on the head node, afterwards: petal-node bootstrap")
         raise LmodError(f"{bundle} cannot be used", why=why, remedy=remedy, code="lmod-incomplete")
 
 

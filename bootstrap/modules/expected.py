@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from ..core.errors import ModulesError, PetalError, did_you_mean
+from ..core.text import quoted
 from ..lmod.find import tcl_modulepath
 from ..spack.program import locate
 from ..spack.solve import stack_lockfile
@@ -59,7 +60,7 @@ def check_path(ctx: Context, path: str) -> str:
         return ""
     raise ModulesError(
         f"modules.paths: this node has no directory {path}",
-        remedy=(f"ls -ld {path}", "or remove it from modules.paths in the configuration"),
+        remedy=(f"ls -ld {quoted(path)}", "or remove it from modules.paths in the configuration"),
         code="modules-config",
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..core.deadlines import INDEX
 from ..core.errors import ModulesError
+from ..core.text import quoted
 from ..host.atomic import staged_dir, write_atomic
 from ..host.files import make_dir
 from ..host.system import PATH, clean_env
@@ -82,7 +83,7 @@ def _run_spider(ctx: Context, lmod: Lmod, directory: Path, tree: Path) -> None:
         raise ModulesError(
             f"Lmod failed to write its cache of {tree.name}",
             why=done.tail(),
-            remedy=(f"ls -l {lmod.place}/libexec", f"df -h {ctx.paths.root}"),
+            remedy=(f"ls -l {quoted(lmod.place)}/libexec", f"df -h {quoted(ctx.paths.root)}"),
             code="modules-cache",
         )
 

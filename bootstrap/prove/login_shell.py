@@ -16,7 +16,7 @@ from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
-from ..core.text import at_most, count
+from ..core.text import at_most, count, quoted
 from ..host.files import text_or_empty
 from ..host.system import USERS_OUTPUT, clean_env, passwd_entry
 from ..state.context import Context
@@ -282,7 +282,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], *, without_driver: bo
     if missing:
         first, module, _ = missing[0]
         why = "; ".join(at_most(QUOTED, [f"{program} of {name}: {library}" for program, name, library in missing]))
-        remedy = (f"bash -lc 'module load {module}; ldd {first}'",)
+        remedy = (f"bash -lc {quoted(f'module load {module}; ldd {quoted(first)}')}",)
         # A warning: a program that is started by a script of its package may find its libraries by that script.
         return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)
     late = [name for name, answer in looked_at if answer.code == 124]  # timeout(1)

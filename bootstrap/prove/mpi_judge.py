@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..core.model import Finding, Severity
+from ..core.text import quoted
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
 TALKS = (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)  # the stages in which ranks send each other messages
@@ -83,7 +84,7 @@ class Evidence:
 
     def how_built(self, rank: Rank) -> str:
         """A remedy that shows how the MPI of a rank uses PMIx."""
-        program = "ompi_info --parsable" if rank.version.startswith("Open MPI") else f"ldd {rank.library}"
+        program = "ompi_info --parsable" if rank.version.startswith("Open MPI") else f"ldd {quoted(rank.library)}"
         return self.in_shell(f"{program} | grep -i pmi")
 
     def failure(self, message: str, why: str, *remedy: str) -> Finding:
@@ -131,7 +132,7 @@ def _without_library(evidence: Evidence) -> Finding | None:
         return None
     message, why, remedy = "the module brings no MPI library", rank.error, evidence.in_shell("type -a mpirun")
     if rank.stage is Stage.LOAD:
-        message, remedy = "its library cannot be loaded", f"srun --mpi=none -w {rank.node} ldd {rank.library}"
+        message, remedy = "its library cannot be loaded", f"srun --mpi=none -w {rank.node} ldd {quoted(rank.library)}"
     elif rank.error.startswith("module load"):
         message, why = "the module does not load", f"{rank.error} / {quote(evidence.stderr)}"
     return evidence.failure(f"MPI: {message} on {rank.node}", why, remedy)

@@ -22,6 +22,7 @@ from typing import IO, Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import FetchError, from_os_error
+from ..core.text import quoted
 from ..host.atomic import private_dir, resumable_file, staged_file
 from ..host.files import CHUNK, has_sha256, sha256_of
 from ..host.log import LOG
@@ -210,8 +211,7 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, None).code
-        directory = shlex.quote(str(target.parent))
-        why, remedy = str(error), f"ls -ld {directory}; df -h {directory}"
+        why, remedy = str(error), f"ls -ld {quoted(target.parent)}; df -h {quoted(target.parent)}"
         raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
 
 
@@ -300,7 +300,7 @@ def _require_room(source: Source, part: Path, size: int) -> None:
         raise FetchError(
             f"{source.uri} does not fit on the disk of {part.parent}",
             why=f"it has {size >> 20} MiB or more, and the disk has room for {max(0, room) >> 20} MiB",
-            remedy=f"df -h {shlex.quote(str(part.parent))}",
+            remedy=f"df -h {quoted(part.parent)}",
             code="file-no-space",
         )
 

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from ..core.errors import DISK_ERRORS, PackageError
+from ..core.text import quoted
 from ..host.files import make_dir
 
 MAX_MEMBERS = 1_000_000
@@ -103,7 +104,7 @@ def _reported(name: str, target: Path, kind: str, remedy: str) -> Iterator[None]
         if number in DISK_ERRORS:
             raise
         what = f"{name} cannot be unpacked" if number else f"{name} is not a complete {kind}"
-        commands = (f"df -h {target.parent}",) if number else ()
+        commands = (f"df -h {quoted(target.parent)}",) if number else ()
         why = str(error)[:400] or type(error).__name__
         raise PackageError(what, why=why, remedy=(*commands, remedy), code="package-archive") from error
 
@@ -174,7 +175,7 @@ class _Bounds:
         elif self._size > self._most:
             why = f"up to {str(member)!r} its files have {self._size:,} bytes, more than {MAX_RATIO} times its own size"
         if why:
-            what, command = f"{self._name} is too large to unpack", f"df -h {self._target.parent}"
+            what, command = f"{self._name} is too large to unpack", f"df -h {quoted(self._target.parent)}"
             raise PackageError(what, why=why, remedy=(command, REMEDY), code="package-archive")
         if self._size > self._free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..core.deadlines import SCAN
 from ..core.errors import StateError
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
-from ..core.text import at_most
+from ..core.text import at_most, quoted
 from ..host.files import sha256_of
 from ..modules.tree import files_of, is_lost, write_trees
 from ..state.context import Context
@@ -41,7 +41,7 @@ class ChangedModules(StoreRepair):
         reason = f"changed after it was written: {', '.join(at_most(1, changed, ' files'))}"
         if ctx.options.yes:
             return change(reason, *(f"write {path} again" for path in changed[:SHOWN]))
-        return blocked(reason, *(f"ls -l {path}" for path in changed[:SHOWN]), YES)
+        return blocked(reason, *(f"ls -l {quoted(path)}" for path in changed[:SHOWN]), YES)
 
     def apply(self, ctx: Context) -> None:
         write_trees(ctx, overwrite=ctx.options.yes)

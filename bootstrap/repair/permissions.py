@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from ..core.deadlines import SCAN
 from ..core.model import Finding, blocked, elsewhere, satisfied
-from ..core.text import at_most, not_reached
+from ..core.text import at_most, not_reached, quoted
 from ..host.files import Scan, has_default_acl, scan
 from ..host.log import LOG
 from ..state.context import Context
@@ -80,9 +80,9 @@ class Permissions(Step):
         why = ""
         if acl is not None:
             why = f"{acl} has a default ACL that lets others write to new files, so each install makes more of them"
-            remedy = (f"setfacl -R -k {ctx.paths.shared}", *remedy)
+            remedy = (f"setfacl -R -k {quoted(ctx.paths.shared)}", *remedy)
         message = ", ".join(at_most(1, [*kept, *closed])) + rest
-        changes = tuple(f"chmod go-w {one.path}" for one in closed[:SHOWN])
+        changes = tuple(f"chmod go-w {quoted(one.path)}" for one in closed[:SHOWN])
         return replace(blocked(message, *remedy), why=why, changes=changes)
 
     def apply(self, ctx: Context) -> None:
@@ -100,12 +100,12 @@ def _remedies(ctx: Context, kept: list[InsecurePath]) -> Iterator[str]:
     foreign = [one for one in kept if one.is_foreign]
     writable = [one for one in kept if not one.is_foreign]
     for one in (*foreign[:1], *writable[:SHOWN]):
-        yield f"ls -ld {one.path}"
+        yield f"ls -ld {quoted(one.path)}"
     records = [one for one in foreign if ctx.paths.state in Path(one.path).parents and not stat.S_ISDIR(one.mode)]
     for one in records[:SHOWN]:
-        yield f"rm {one.path}    # then: petal-node repair"
+        yield f"rm {quoted(one.path)}    # then: petal-node repair"
     for owner in sorted({one.owner for one in foreign if one not in records})[:SHOWN]:
-        yield f"chown -Rh --from={owner} root:root {ctx.paths.shared}    # {UNTOUCHED}"
+        yield f"chown -Rh --from={owner:d} root:root {quoted(ctx.paths.shared)}    # {UNTOUCHED}"
     if writable:
         yield YES
 

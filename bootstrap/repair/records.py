@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.deadlines import PROBE
 from ..core.errors import StateError
 from ..core.model import Finding, change, elsewhere, satisfied
-from ..core.text import at_most
+from ..core.text import at_most, quoted
 from ..host.atomic import move_aside
 from ..host.log import LOG
 from ..releases.publish import record_current
@@ -41,7 +41,7 @@ class Records(Step):
         )
         if not damaged and not lost:
             return satisfied(f"the records in {ctx.paths.state} can be read")
-        lines = [f"mv {path} {path}.bad" for path in damaged[:SHOWN]]
+        lines = [f"mv {quoted(path)} {quoted(path)}.bad" for path in damaged[:SHOWN]]
         lines += ["write the storage token that this node remembers"] if lost else []
         if damaged:
             summary = ", ".join(at_most(1, [f"{path} is damaged" for path in damaged]))

@@ -13,7 +13,7 @@ from ..config.model import PackageConfig
 from ..core.deadlines import BULK, SCAN
 from ..core.errors import SpackError, StateError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
-from ..core.text import at_most, not_reached
+from ..core.text import at_most, not_reached, quoted
 from ..host.atomic import move_aside
 from ..host.files import READERS, read_json, remove_tree
 from ..host.inventory import Difference, differences
@@ -123,7 +123,7 @@ class PackageFiles(StoreRepair):
             return satisfied(f"all packages are as they were installed{rest}")
         again = [one for one in damaged if ctx.options.yes or one.has_only_lost]
         kept = [one for one in damaged if one not in again]
-        remedy = (*(f"ls -l {one.differences[0].path}" for one in kept[:SHOWN]), *((YES,) if kept else ()))
+        remedy = (*(f"ls -l {quoted(one.differences[0].path)}" for one in kept[:SHOWN]), *((YES,) if kept else ()))
         changes = tuple(f"install {one.name} again" for one in again[:SHOWN])
         message = "; ".join(at_most(1, [*kept, *again], " packages")) + rest
         return replace(blocked(message, *remedy), changes=changes)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ..core import decode
 from ..core.errors import SpackError, StateError, StorageError
-from ..core.text import at_most
+from ..core.text import at_most, quoted
 from ..host.atomic import move_aside, write_atomic
 from ..host.files import make_dir, read_json, remove_tree
 from ..host.inventory import Difference, differences
@@ -53,7 +53,7 @@ def records(index: Path) -> dict[str, dict[str, Any]]:
         document = read_json(index, limit=LIMIT)
         return {} if document is None else shaped(index, lambda: _records(document))
     except StateError as error:
-        remedy = f"ls -l {index.parent}"
+        remedy = f"ls -l {quoted(index.parent)}"
         raise SpackError(error.what, why=error.why, remedy=remedy, code="spack-database") from error
 
 

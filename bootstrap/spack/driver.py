@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..core.deadlines import INDEX, INSTALL, PACK, PROGRAM, SOLVE
 from ..core.errors import ProcessFailed, SpackError, full_disk_code, full_disk_remedy
 from ..core.facts import Host
+from ..core.text import quoted
 from ..host.atomic import replace_link, write_atomic
 from ..host.files import make_dir, read_json, remove_tree, text_or_empty
 from ..host.lock_owners import owners
@@ -222,7 +223,7 @@ class Spack:
         """The error of a command; its code is that of a full disk or quota if Spack's words ``why`` name one."""
         full = full_disk_code(why)
         disks = (full_disk_remedy(full, self.places.store, self.places.scratch),) if full else ()
-        return SpackError(what, why=why, remedy=(*disks, f"less {self.output}"), code=full or code)
+        return SpackError(what, why=why, remedy=(*disks, f"less {quoted(self.output)}"), code=full or code)
 
     def _spack(
         self,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import SpackError, full_disk_code, full_disk_remedy
-from ..core.text import at_most
+from ..core.text import at_most, quoted
 from ..host.files import make_dir, remove_tree, size_of
 from ..host.log import LOG
 from ..host.system import Completed
@@ -90,8 +90,8 @@ def install_missing(spack: Spack, tell: Callable[[str], None], logs: Path) -> No
         f"packages that are not installed: {len(missing)} of {len(specs)}",
         why=why,
         remedy=(
-            *(f"less {log}" for log in kept[:NAMED]),
-            f"less {spack.output}",
+            *(f"less {quoted(log)}" for log in kept[:NAMED]),
+            f"less {quoted(spack.output)}",
             "petal-node bootstrap    # continues; the other packages stay",
         ),
         code="spack-install",

@@ -16,6 +16,7 @@ from ..config.model import SPACK_VERSIONS, Config, Origin, SpackConfig
 from ..core.deadlines import FETCH
 from ..core.errors import SpackError, StateError
 from ..core.paths import Paths
+from ..core.text import quoted
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import read_json, real_path_problem
 from ..remote.fetch import Source, download, local_path
@@ -189,7 +190,10 @@ def _check_trusted(origin: Origin) -> None:
         raise SpackError(
             f"{path} is not run",
             why=str(problem),
-            remedy=(f"chown -R root: {path} && chmod -R go-w {path}", "or a tarball, with its sha256 next to source"),
+            remedy=(
+                f"chown -R root: {quoted(path)} && chmod -R go-w {quoted(path)}",
+                "or a tarball, with its sha256 next to source",
+            ),
             code="untrusted",
         )
 

@@ -13,6 +13,7 @@ from ..cluster.targets import cpus_of, machine_of
 from ..config.model import Mirror, Origin
 from ..core.errors import ConfigError, FetchError, PackageError
 from ..core.facts import NETWORK_KINDS, Queue
+from ..core.text import quoted
 from ..remote.fetch import local_path
 from ..remote.look import look_at
 from ..remote.tarball import DAMAGE, MAX_HEADER, REMEDY
@@ -116,7 +117,7 @@ def _mirror(ctx: Context, name: str, mirror: Mirror) -> str:
     path = local_path(mirror.url)
     if path is not None and mirror.sources:
         if not path.is_dir() and not mirror.push and not ctx.is_mounted_later(mirror.url):
-            raise FetchError(f"{path} is not a directory", remedy=f"ls -ld {path}", code="fetch-missing")
+            raise FetchError(f"{path} is not a directory", remedy=f"ls -ld {quoted(path)}", code="fetch-missing")
         _require_on_queue(ctx, path)
     if mirror.binaries:
         layout = FAMILIES[ctx.config.spack.family].cache_layout

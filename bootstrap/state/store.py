@@ -22,6 +22,7 @@ from ..core.deadlines import EXPIRY, REPORTS
 from ..core.errors import PetalError, StateError, StorageError
 from ..core.model import NodeReport, Role, RunRecord, plain
 from ..core.paths import Paths
+from ..core.text import quoted
 from ..host.atomic import write_json
 from ..host.files import READERS, Lstats, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
@@ -45,7 +46,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
         return None
     number = document.get("format")
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise StateError(f"{path} has no format number", remedy=f"mv {path} {path}.bad")
+        raise StateError(f"{path} has no format number", remedy=f"mv {quoted(path)} {quoted(path)}.bad")
     if number > FORMAT:
         raise StateError(
             f"{path} was written by a newer petal-node",
@@ -54,7 +55,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
             code="state-newer",
         )
     if is_deep(document):
-        raise StateError(f"{path} is nested too deeply", remedy=f"mv {path} {path}.bad")
+        raise StateError(f"{path} is nested too deeply", remedy=f"mv {quoted(path)} {quoted(path)}.bad")
     return document
 
 
@@ -74,7 +75,7 @@ def shaped(path: Path, build: Callable[[], T]) -> T:
         return build()
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        remedy = f"mv {path} {path}.bad"
+        remedy = f"mv {quoted(path)} {quoted(path)}.bad"
         raise StateError(f"{path} does not have the shape of its format", why=why, remedy=remedy) from error
 
 
@@ -300,7 +301,7 @@ class ClusterState:
     def _refuse_untrusted(self, path: Path) -> None:
         problem = None if self._trusting else path_problem(path, self._paths.shared_mount, self._lstats)
         if problem:
-            why, remedy = str(problem), f"ls -ld {path}"
+            why, remedy = str(problem), f"ls -ld {quoted(path)}"
             raise StateError(f"{path} is not read", why=why, remedy=remedy, code="untrusted")
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
@@ -308,14 +309,14 @@ class ClusterState:
         path, lstats = self._paths.state / name, Lstats()
         problem = path_problem(path.parent, self._paths.shared_mount, lstats)
         if problem:
-            remedy = f"ls -ld {path.parent}"
+            remedy = f"ls -ld {quoted(path.parent)}"
             raise StateError(f"{path} is not written", why=str(problem), remedy=remedy, code="untrusted")
         info = lstats[path.parent]
         is_prepared = info is not None and stat.S_ISDIR(info.st_mode)
         state = ClusterState(self._paths, lstats=lstats)
         if not is_prepared or not (name == "token.json" or state.is_known_storage()):
             why = "the storage that this node used before is not mounted"
-            remedy = f"findmnt {self._paths.mount}"
+            remedy = f"findmnt {quoted(self._paths.mount)}"
             raise StorageError(f"{path} is not written", why=why, remedy=remedy, code="storage-changed")
         write_json(path, {"format": FORMAT, **content})
 

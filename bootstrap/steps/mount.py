@@ -15,6 +15,7 @@ from ..core.deadlines import PROBE, PROGRAM
 from ..core.errors import DeadlineExceeded, PetalError, StorageError
 from ..core.facts import Mount
 from ..core.model import Finding, Role, blocked, change, elsewhere, satisfied
+from ..core.text import quoted
 from ..host import systemd
 from ..host.files import make_dir
 from ..remote.s3 import domain_of
@@ -72,15 +73,15 @@ class HiddenMounts(Step):
         if ctx.mounted is None:
             if ctx.config.storage.source is not None or not _fstab_has_storage(ctx):
                 return elsewhere(f"/etc/fstab has no line for {mount}")
-            return change(f"{mount} is not mounted, and /etc/fstab has it", f"mount {mount}")
+            return change(f"{mount} is not mounted, and /etc/fstab has it", f"mount {quoted(mount)}")
         hidden = _hidden(ctx)
         if hidden is None:
             return satisfied(f"no other mount hides {mount} or {ctx.paths.root}")
         top = [mount for mount in ctx.system.mounts() if mount.point == hidden][-1]
         return blocked(
             f"{hidden} is hidden by another mount: {top.kind} from {top.source}",
-            f"findmnt {hidden}",
-            f"umount --lazy {hidden}    # programs that use the upper mount lose their files",
+            f"findmnt {quoted(hidden)}",
+            f"umount --lazy {quoted(hidden)}    # programs that use the upper mount lose their files",
         )
 
     def apply(self, ctx: Context) -> None:
@@ -181,7 +182,7 @@ def _unmounted(ctx: Context, device: Device) -> Finding:
     if ctx.system.which(helper) is None:
         return blocked(f"{device.what} cannot be mounted: this node has no {helper}", remedy)
     if ctx.system.on_storage(lambda: where.is_dir() and any(where.iterdir()), where, TOUCH_SECONDS):
-        commands = (f"ls -la {where}", f"mv {where} {where}.before")
+        commands = (f"ls -la {quoted(where)}", f"mv {quoted(where)} {quoted(where)}.before")
         return blocked(f"{where} holds files that the mount would hide", *commands)
     return change(f"{where} is not mounted", f"mount {device.what} at {where}", *_unit_changes(ctx, device))
 
@@ -191,7 +192,7 @@ def _mounted(ctx: Context, device: Device, mounted: Mount) -> Finding:
     if not _is_same(ctx, device, mounted):
         return blocked(
             f"{where} is mounted from {mounted.source}, the configuration has {device.what}",
-            f"umount {where} && petal-node bootstrap    # umount refuses while a process uses it",
+            f"umount {quoted(where)} && petal-node bootstrap    # umount refuses while a process uses it",
             "or correct the configuration: storage.source",
         )
     changes = _unit_changes(ctx, device)

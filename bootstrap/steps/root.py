@@ -12,6 +12,7 @@ from enum import Enum
 from ..core.deadlines import COMMAND, PROBE, PROGRAM
 from ..core.errors import PetalError, StorageError
 from ..core.model import Finding, Mode, blocked, change, satisfied
+from ..core.text import quoted
 from ..host import systemd
 from ..host.atomic import replace_link
 from ..host.files import make_dir, real_path_problem
@@ -83,8 +84,8 @@ def _probe_bound(ctx: Context) -> Finding:
     state = ctx.system.on_storage(lambda: _backing(ctx), root, PROBE)
     reason = state.value.format(root=root, backing=backing)
     if state is Backing.FOREIGN:
-        aside = f"move it away, then: petal-node bootstrap; for example: mv {root} {root}.before"
-        return blocked(reason, f"ls -la {root}", aside)
+        aside = f"move it away, then: petal-node bootstrap; for example: mv {quoted(root)} {quoted(root)}.before"
+        return blocked(reason, f"ls -la {quoted(root)}", aside)
     if state is not Backing.BOUND:
         return change(reason, f"bind {root} to {backing}")
     if _has_unit(ctx) and not _unit(ctx).is_current(ctx.paths.units):
@@ -99,7 +100,7 @@ def _probe_image_build(ctx: Context) -> Finding:
         return satisfied(f"{root} is a directory of this machine")
     if root.exists() and any(root.iterdir()):
         why = str(real_path_problem(root) or f"{root} is in use for something else")
-        return blocked(why, f"ls -la {root}", f"mv {root} {root}.before")
+        return blocked(why, f"ls -la {quoted(root)}", f"mv {quoted(root)} {quoted(root)}.before")
     return change(f"{root} is not made yet", f"make {root}")
 
 
@@ -193,7 +194,10 @@ def _unbind(ctx: Context) -> None:
         raise StorageError(
             f"{root} is in use and stays bound to shared storage",
             why=error.why or error.what,
-            remedy=(f"fuser -vm {root}", "or reboot this node when its jobs have ended: petal-node does the rest"),
+            remedy=(
+                f"fuser -vm {quoted(root)}",
+                "or reboot this node when its jobs have ended: petal-node does the rest",
+            ),
             code="root-busy",
         ) from error
     (ctx.paths.units / _unit(ctx).name).unlink(missing_ok=True)

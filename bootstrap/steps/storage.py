@@ -12,6 +12,7 @@ from ..core.deadlines import PROBE
 from ..core.errors import StateError, StorageError
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding, Role, change, elsewhere, satisfied
+from ..core.text import quoted
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
 from ..host.log import LOG
@@ -139,7 +140,11 @@ def _not_mounted(ctx: Context) -> StorageError:
     declared = ", ".join(shared.mount for shared in ctx.facts.cluster.shared) or "none"
     return StorageError(
         f"{name} is not mounted (the cluster's shared directories: {declared})",
-        remedy=(f"mount {mount}", f"findmnt {mount}", "or name another mount in the configuration: storage.mount"),
+        remedy=(
+            f"mount {quoted(mount)}",
+            f"findmnt {quoted(mount)}",
+            "or name another mount in the configuration: storage.mount",
+        ),
         code="storage-not-mounted",
     )
 
@@ -149,19 +154,19 @@ def _refuse_unusable(ctx: Context, mount: Mount | None, view: StorageView, known
     where = ctx.paths.shared_mount
     if mount is not None and mount.user:
         what = f"{where} was mounted by user {mount.user}, not by root; it is not used"
-        raise StorageError(what, remedy=(f"findmnt {where}", f"umount {where}"), code="untrusted")
+        raise StorageError(what, remedy=(f"findmnt {quoted(where)}", f"umount {quoted(where)}"), code="untrusted")
     if view.problem:
-        remedy = (f"ls -ld {view.problem.path}", view.problem.remedy)
+        remedy = (f"ls -ld {quoted(view.problem.path)}", view.problem.remedy)
         raise StorageError(f"{view.problem}; it is not used", remedy=remedy, code="untrusted")
     if view.on_root_disk:
-        remedy = (f"findmnt -T {where}", "mount the shared storage there")
+        remedy = (f"findmnt -T {quoted(where)}", "mount the shared storage there")
         raise StorageError(f"{where} is on the root disk", remedy=remedy, code="storage-local")
     if ctx.role is Role.HEAD:
         _refuse_on_head(ctx, mount, view, known)
         return
     if ctx.paths.live and view.token is not None and view.token.host == ctx.facts.host.name:
         what = f"{where} was prepared by this node itself, so it is not shared"
-        raise StorageError(what, remedy=f"findmnt {where}", code="storage-local")
+        raise StorageError(what, remedy=f"findmnt {quoted(where)}", code="storage-local")
     _refuse_changed(ctx, view, known)
     if view.token is None or _serves_another(ctx, view.token):
         owner = f": it serves cluster {view.token.owner}" if view.token else ""
@@ -189,7 +194,7 @@ def _refuse_on_head(ctx: Context, mount: Mount | None, view: StorageView, known:
 
 def read_only_error(where: Path) -> StorageError:
     """The error for shared storage that was mounted read-only, or that the kernel made read-only after errors."""
-    remedy = (f"findmnt {where}", f"mount -o remount,rw {where}")
+    remedy = (f"findmnt {quoted(where)}", f"mount -o remount,rw {quoted(where)}")
     return StorageError(f"{where} is mounted read-only", remedy=remedy, code="storage-read-only")
 
 
@@ -204,7 +209,7 @@ def _refuse_changed(ctx: Context, view: StorageView, known: KnownStorage | None)
     raise StorageError(
         f"{where} is another file system than before: it has {holds}, this node has used token {known.token[:8]}",
         remedy=(
-            f"findmnt {where}",
+            f"findmnt {quoted(where)}",
             "mount the previous file system",
             f"{accept}: petal-node bootstrap --accept-storage",
         ),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,32 @@ def test_no_output_has_the_command_that_has_just_failed(capsys: pytest.CaptureFi
     step = StepReport("root", Outcome.FAILED, "broken", remedy=remedy, error={"code": "failed"}, exit=1)
     render.Progress(Options("status")).step(step)
     assert "petal-node status" not in capsys.readouterr().out
+
+
+PROGRAMS = "cat|chmod|chown|curl|df|du|findmnt|fuser|getfacl|ldd|less|ls|mv|rm|setfacl|sha256sum|stat|umount"
+TAKES_PATH = re.compile(rf"^(?:.*(?:then:|example:|-w \ue000) )?(?:{PROGRAMS}) |^mount (?!\ue000 at)")
+
+
+def unquoted(source: str) -> Iterator[str]:
+    """The values in commands of f-strings that are not quoted for a shell; a comment needs no quotes."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        values = iter([value for value in node.values if isinstance(value, ast.FormattedValue)])
+        text = "".join(str(value.value) if isinstance(value, ast.Constant) else "\ue000" for value in node.values)
+        for command in re.split(r"(?:;|&&|\|) ", text):
+            first = TAKES_PATH.match(command)
+            end = len(command.partition("#")[0])
+            for place in re.finditer("\ue000", command):
+                entry = next(values)
+                value = "" if entry.format_spec else ast.unparse(entry.value)  # a number has a format
+                if first and first.end() <= place.start() < end and not re.match(r"$|quoted\(|shlex\.", value):
+                    yield f"{node.lineno}: {value}"
+
+
+def test_a_path_in_a_command_is_quoted() -> None:
+    """A name may have a space or ``$(...)``: on the command line, in the configuration, of a file that a user made."""
+    assert [*unquoted('f"ls -l {a}; mv {quoted(b)} {c}    # {d}"')] == ["1: a", "1: c"]
+    package = Path(__file__).parents[2] / "bootstrap"
+    found = [f"{path.name}:{value}" for path in package.rglob("*.py") for value in unquoted(path.read_text())]
+    assert found == []

@@ -19,6 +19,7 @@ from pathlib import Path
 from ...config.model import Mirror, Origin
 from ...core.deadlines import DOCUMENT, PROGRAM
 from ...core.errors import CacheError, FetchError, PetalError
+from ...core.text import quoted
 from ...host.atomic import private_dir, write_atomic
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
@@ -196,5 +197,5 @@ def refuse_readable_key(origin: Origin) -> None:
     """Refuses a secret key that other users can read: CacheError ``cache-key``."""
     path = local_path(origin.source)
     if path is not None and path.is_file() and path.stat().st_mode & 0o077:
-        remedy = f"chmod 600 {path}, and consider a new key"
+        remedy = f"chmod 600 {quoted(path)}    # and consider a new key"
         raise CacheError(f"{path} can be read by others", why="it is a secret key", remedy=remedy, code="cache-key")

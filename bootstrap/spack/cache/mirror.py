@@ -12,6 +12,7 @@ from pathlib import Path
 from ...config.model import Mirror
 from ...core.deadlines import REQUEST
 from ...core.errors import CacheError, FetchError
+from ...core.text import quoted
 from ...remote.fetch import Source, exists, has_files, local_path, read
 from ..lockfile import Locked
 from .entries import LAYOUTS, LIMIT, MALFORMED, Layout, unwrapped
@@ -162,5 +163,5 @@ def _listing(uri: str) -> str:
     """The command that shows what a mirror contains."""
     path = local_path(uri)
     if path is not None:
-        return f"ls -l {path}"
-    return f"aws s3 ls {uri.rstrip('/')}/" if uri.startswith("s3://") else f"curl -sSIL {uri}"
+        return f"ls -l {quoted(path)}"
+    return f"aws s3 ls {quoted(uri.rstrip('/'))}/" if uri.startswith("s3://") else f"curl -sSIL {quoted(uri)}"

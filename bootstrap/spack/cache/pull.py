@@ -18,7 +18,7 @@ from pathlib import Path
 from ...config.model import Mirror
 from ...core.deadlines import FETCH
 from ...core.errors import CacheError, FetchError, PetalError
-from ...core.text import at_most, grouped
+from ...core.text import at_most, grouped, quoted
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
@@ -114,9 +114,9 @@ class _Pull:
         path = local_path(mirror.url)
         try:
             if path is not None and not path.is_dir():
-                raise self.reader.unusable(f"{path} is not a directory", (f"ls -ld {path}",))
+                raise self.reader.unusable(f"{path} is not a directory", (f"ls -ld {quoted(path)}",))
         except PermissionError as error:
-            raise self.reader.unusable(str(error), (f"ls -ld {path}",)) from error
+            raise self.reader.unusable(str(error), (f"ls -ld {quoted(path)}",)) from error
         keys = open_keyring(self.system, self.directory / ".keys", mirror.keys, self.reader.region)
         taken: list[Locked] = []
         with keys if mirror.signed else nullcontext() as ring, ThreadPoolExecutor(TRANSFERS) as threads:
@@ -146,7 +146,7 @@ class _Pull:
     def _note(self, spec: Locked, error: PetalError | OSError) -> None:
         """Keeps a problem, and ends all transfers if each of them would have it too."""
         if isinstance(error, OSError) or error.code == "file-no-space":
-            what, remedy = "an entry cannot be written", f"df -h {self.directory}"
+            what, remedy = "an entry cannot be written", f"df -h {quoted(self.directory)}"
             error = CacheError(what, why=str(error), remedy=remedy, code="cache-local")
         self.troubles.append((spec, error))
         slow = sum(each.code == "cache-unusable" for _, each in self.troubles)

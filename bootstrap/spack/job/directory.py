@@ -29,6 +29,7 @@ from ...core.decode import ErrorDict, Name
 from ...core.errors import JobError, StateError
 from ...core.model import plain
 from ...core.paths import Paths
+from ...core.text import quoted
 from ...host.atomic import write_atomic, write_json
 from ...host.files import make_dir, make_own_dir, path_problem, read_json, remove_tree
 from ...host.log import LOG
@@ -180,7 +181,7 @@ class JobDirectory:
     def _read(self, path: Path) -> dict[str, Any] | None:
         problem = path_problem(path, self.mount)
         if problem:
-            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {path}", code="untrusted")
+            raise StateError(f"{path} is not read", why=str(problem), remedy=f"ls -ld {quoted(path)}", code="untrusted")
         return read_json(path)
 
 

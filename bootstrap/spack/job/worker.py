@@ -17,6 +17,7 @@ from ...cluster import slurm
 from ...core.deadlines import COMMAND, HEARTBEAT, INSTALL, REFRESH, SILENCE
 from ...core.errors import JobError, PetalError, SpackError
 from ...core.paths import Paths
+from ...core.text import quoted
 from ...host.files import remove_tree
 from ...host.log import LOG
 from ...host.system import PATH, System
@@ -236,7 +237,7 @@ def _follow(
                 f"the build job on queue {queue} ended without a result",
                 why=str(job or f"Slurm does not know job {number} any more"),
                 remedy=(
-                    f"less {directory.output}",
+                    f"less {quoted(directory.output)}",
                     "petal-node bootstrap    # continues; installed packages stay",
                     OTHER_QUEUE.format(queue=queue),
                 ),
