@@ -40,7 +40,7 @@ become() {
     python=$1
     shift
     case $PETAL_TRIED: in *":$python:"*) return ;; esac
-    [ -f "$python" ] && [ -x "$python" ] || return
+    [ -f "$python" ] && [ -s "$python" ] && [ -x "$python" ] || return # a shell would run an empty file as a script
     PETAL_TRIED=$PETAL_TRIED:$python
     export PETAL_TRIED
     exec "$python" -I -S -X utf8 -c "$boot" "$self" "$@"

@@ -99,6 +99,9 @@ def test_an_old_system_python_is_started_once_and_skipped(node, tmp_path):
 def test_the_error_without_a_python_names_the_distributions_package(node):
     (node.prefix / "etc").mkdir()
     (node.prefix / "etc/os-release").write_text('ID="rocky"\nVERSION_ID="8.10"\n')
+    empty = node.prefix / "usr/bin/python3"  # as after a power cut
+    empty.parent.mkdir(parents=True)
+    empty.touch(mode=0o755)
     node.env |= {"PETAL_PYTHON": "", "PATH": "/nonexistent"}
     command = node.command("version")
     command[0] = "/usr/bin/env"
