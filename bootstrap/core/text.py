@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -21,13 +22,32 @@ def not_reached(items: Sequence[object], noun: str, seconds: float) -> str:
     return f"; not reached within {seconds:.0f} s: {', '.join(at_most(1, items, noun))}" if items else ""
 
 
+COMMAND_LENGTH = 4096
+
+
+def first_words(text: str, length: int) -> str:
+    """``text``, or the words that fit into ``length`` characters: a word, which may be a path, is never cut."""
+    if len(text) <= length:
+        return text
+    fitting = re.match(rf"(?s).{{0,{length - 4}}}(?=\s)", text)
+    return f"{fitting[0].rstrip()} ..." if fitting else "..."
+
+
 def cut(value: Any, length: int) -> Any:
-    """JSON values with texts of at most ``length`` characters, in ASCII because JSON makes six of each other one."""
+    """JSON values with texts of at most ``length`` characters, in ASCII because JSON makes six of each other one.
+
+    A line of a ``remedy`` is a command: it stays whole, or is left out if it has more than ``COMMAND_LENGTH``.
+    """
     if isinstance(value, str):
-        return value[:length].encode("ascii", "replace").decode("ascii")
+        return first_words(value, length).encode("ascii", "replace").decode("ascii")
     if isinstance(value, Mapping):
-        return {key: cut(item, length) for key, item in value.items()}
+        return {key: _commands(item) if key == "remedy" else cut(item, length) for key, item in value.items()}
     return [cut(item, length) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _commands(lines: Any) -> list[Any]:
+    lines = lines if isinstance(lines, (list, tuple)) else []
+    return [line for line in lines if isinstance(line, str) and len(line) <= COMMAND_LENGTH]
 
 
 def count(number: int, noun: str) -> str:

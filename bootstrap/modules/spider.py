@@ -23,8 +23,14 @@ from ..state.context import Context
 UPDATE = "update_lmod_system_cache_files"
 CACHE, TIMESTAMP = "spiderT.lua", "timestamp"
 ENV = clean_env("/nonexistent")
-# Parse each file with Lua first, because Lmod's spider silently skips files with syntax errors.
-PARSE = "for number = 1, #arg do local ok, why = loadfile(arg[number]) if not ok then print(why) os.exit(1) end end"
+# Parse each file with Lua first, because Lmod's spider silently skips files with syntax errors. Lua's message has only
+# the end of a long path (LUA_IDSIZE).
+PARSE = """
+for _, path in ipairs(arg) do
+  local ok, why = loadfile(path)
+  if not ok then print((why:gsub("^%.%.%..-(:%d+:)", function(line) return path .. line end))) os.exit(1) end
+end
+"""
 FILES_PER_PROCESS = 1000
 
 

@@ -16,7 +16,7 @@ from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
-from ..core.text import at_most, count, quoted
+from ..core.text import at_most, count, first_words, quoted
 from ..host.files import text_or_empty
 from ..host.system import USERS_OUTPUT, clean_env, passwd_entry
 from ..state.context import Context
@@ -25,7 +25,7 @@ from .user import ordinary_user
 
 GONE = 300  # more than any exit code: the module loads, and a directory that it adds does not exist
 NO_PROGRAM = 301  # the kernel would refuse to run the file
-QUOTED, LINE = 5, 200  # libraries, and characters of a line of output
+QUOTED, LINE = 5, 400  # libraries, and characters of a line of output
 ON_HEAD = "on the head node: petal-node check    # compares packages and module files"
 ANSWER = 32 << 10  # bytes of an answer: 8,000 characters of output
 # Each answer is a nonce, the question, its exit code and the output, each between NULs. Each module is loaded in a
@@ -132,6 +132,7 @@ NVIDIA, AMD = "0x10de", "0x1002"  # vendors of GPUs (pci.ids)
 EMPTY = " is empty"  # after the path of a program
 LMOD_ERROR = "Lmod has detected the following error:"  # its reason follows, wrapped at 80 characters
 LMOD_ADVICE = ("Please check ", "While processing ")  # general advice follows
+LMOD_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,7 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
         return Finding(check, Severity.FAIL, "the kernel refuses to run it", answer.text, (f"bash -lc {show}",))
     if answer.code == program.exit:
         first = next((line.strip() for line in answer.text.splitlines() if line.strip()), "")
-        return Finding(check, Severity.OK, first[:LINE] or f"ended with {answer.code}")
+        return Finding(check, Severity.OK, first_words(first, LINE) or f"ended with {answer.code}")
     expected = f", not {program.exit}" if program.exit else ""
     remedy = (f"bash -lc {shlex.quote(f'{load}; {program.command}')}",)
     return Finding(check, Severity.FAIL, f"ended with {answer.code}{expected}", _reason_in(answer.text), remedy)
@@ -324,12 +325,10 @@ def judge_program(program: CheckCommand, answer: Answer, load: str) -> Finding:
 def _reason_in(text: str) -> str:
     """Lmod's reason in an output; without one, the last three lines."""
     _, found, rest = text.partition(LMOD_ERROR)
-    lines = [line.strip()[:LINE] for line in rest.strip().splitlines()] if found else []
-    for number, line in enumerate(lines):
-        if not line or line.startswith(LMOD_ADVICE):
-            lines = lines[:number]
-            break
-    if lines:
-        return " ".join(" ".join(lines).split())
-    lines = [line.strip()[:LINE] for line in text.splitlines() if line.strip()]
+    # Blank lines do not end it: Lmod prints one before a path that is too long for its line.
+    lines = [line.strip() for line in rest.splitlines() if line.strip()] if found else []
+    advice = next((number for number, line in enumerate(lines) if line.startswith(LMOD_ADVICE)), len(lines))
+    if reason := " ".join(" ".join(lines[: min(advice, LMOD_LINES)]).split()):
+        return first_words(reason, LINE)
+    lines = [first_words(line.strip(), LINE) for line in text.splitlines() if line.strip()]
     return " / ".join(lines[-3:])

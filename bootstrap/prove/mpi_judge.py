@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..core.model import Finding, Severity
-from ..core.text import quoted
+from ..core.text import first_words, quoted
 from .mpi_stages import BULK_BYTES, Rank, Stage, ranks_of
 
 TALKS = (Stage.EXCHANGE, Stage.BULK, Stage.FINALIZE)  # the stages in which ranks send each other messages
@@ -185,7 +185,7 @@ def _stopped(evidence: Evidence) -> Finding | None:
 def quote(text: str) -> str:
     """The last different lines that report an error, else the last lines, without frames."""
     lines = []
-    for line in (LABEL.sub("", line)[:QUOTED_CHARACTERS].strip() for line in text.splitlines()):
+    for line in (first_words(LABEL.sub("", line), QUOTED_CHARACTERS).strip() for line in text.splitlines()):
         bare = line
         while bare != (shorter := PREFIX.sub("", bare)):
             bare = shorter

@@ -68,7 +68,7 @@ class Rank:
     def library(self) -> str:
         """Its path for a remedy; empty if it has characters that a path does not need, because a user wrote it."""
         path = str(self.facts.get("library") or "")
-        return path if re.fullmatch(r"[\w./+-]+", path) else ""
+        return path if re.fullmatch(r"/[\w./+-]+", path) else ""
 
     @property
     def version(self) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import SpackError, full_disk_code, full_disk_remedy
-from ..core.text import at_most, quoted
+from ..core.text import at_most, first_words, quoted
 from ..host.files import make_dir, remove_tree, size_of
 from ..host.log import LOG
 from ..host.system import Completed
@@ -261,7 +261,9 @@ def _failure(spec: Locked, progress: InstallProgress, stage: Path, logs: Path) -
     lines = progress.error_of(spec).replace("==> Error: ", "").splitlines()[:LINES]
     if log:  # its end, without blank lines and without Spack's own
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        lines = [line.rstrip()[:WIDTH] for line in text if line.strip() and not line.startswith("==> ")][-LINES:]
+        lines = [first_words(line.rstrip(), WIDTH) for line in text if line.strip() and not line.startswith("==> ")][
+            -LINES:
+        ]
     return Failure(spec, progress.phase_of(spec) or FIRST_PHASE, tuple(lines), log, used)
 
 

@@ -76,7 +76,7 @@ def test_a_text_that_is_longer_than_the_real_ones_is_cut_or_refused() -> None:
     text = report_line(FORGED, NONCE).replace("well", "petal-node " + " " * 5000)
     report = report_of_lines(A, NONCE, [text])
     assert report is not None
-    assert len(report.findings[0].message) == 400
+    assert len(report.findings[0].message) <= 400
     rank = line(0, A, Stage.DONE, {"version": "V"}).replace("V", " " * 5000)
     assert not Evidence("openmpi", (A, B), 0, f"0: {rank}", "").ranks
 

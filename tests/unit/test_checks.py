@@ -329,6 +329,19 @@ While processing the following module(s):
     ---------------  ---------------
     c/1              /opt/c/1.lua
 """
+LONG_PATH = f"/shared/petal/root/releases/{'long-name/' * 30}modules/debian12-x86_64_v3/Core/openmpi/4.1.7.lua:"
+LONG_LUA = f"""Lmod has detected the following error: Unable to load module because of error
+when evaluating modulefile:
+
+{LONG_PATH}
+[string "whatis("x")..."]:3: unexpected symbol near <eof>
+     Please check the modulefile and especially if there is a line number
+specified in the above message
+"""  # Lmod 8.6.19
+LONG_LINE = (
+    f"Unable to load module because of error when evaluating modulefile: {LONG_PATH} "
+    '[string "whatis("x")..."]:3: unexpected symbol near <eof>'
+)
 BAD_LINE = (
     "Unable to load module because of error when evaluating modulefile: "
     "/opt/c/1.lua: [string \"error(...\"]:3: ')' expected (to close '(' at line 1) near <eof>"
@@ -341,6 +354,8 @@ ON_HEAD = "on the head node: petal-node check    # compares packages and module 
     [
         (UNKNOWN, 'The following module(s) are unknown: "zz"'),
         (BAD_LUA, BAD_LINE),
+        (LONG_LUA.replace("long-name/" * 30, ""), LONG_LINE.replace("long-name/" * 30, "")),
+        (LONG_LUA, "Unable to load module because of error when evaluating modulefile: ..."),
         ("a\nb\n\nc\nd\n", "b / c / d"),
     ],
 )

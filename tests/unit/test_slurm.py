@@ -72,6 +72,17 @@ def test_no_text_of_a_report_is_long(text: str) -> None:
     assert (report.node, report.passed) == (node, False)
 
 
+def test_no_path_and_no_command_of_a_report_is_cut() -> None:
+    path, command = f"/shared/{'release/' * 40}1.lua", f"bash -lc 'module load {'openmpi/4.1.7 ' * 40}; hello'"
+    text = f"a module file is damaged: {path}: line 2"
+    finding = Finding("load:x", Severity.FAIL, text, f"{text}, and {path}", (command, "x" * 5000))
+    line = fleet.report_line(NodeReport("n", "compute", "t", "r", (finding,)), "0123456789abcdef")
+    report = fleet.report_of_lines("n", "0123456789abcdef", [line])
+    assert report is not None
+    (found,) = report.findings
+    assert (found.message, found.why, found.remedy) == (text, f"{text}, and ...", (command,))
+
+
 def test_a_node_that_is_down_has_failed_with_slurms_reason_and_a_drained_one_has_not(tmp_path: Path) -> None:
     world = World(tmp_path / "head", live=True)
     reports = fleet.prove(world.context, parse_sinfo(SINFO)[-2:])
