@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from ..state.context import Services
 from ..state.desired import DesiredState, is_foreign
 from ..state.release import current_in
 from ..state.request import kept_request
-from ..state.store import ClusterState, KnownStorage, is_own_storage, read_as
+from ..state.store import LOST, ClusterState, KnownStorage, is_own_storage, read_as, untrusted_remedy
 
 
 def find_desired_state(
@@ -41,15 +41,8 @@ def find_desired_state(
     Args:
         problems: receives the error of each directory that could not be read, by its mount point.
     """
-    known, kept = KnownStorage.load(Paths(root)), kept_request(Paths(root)).config
-    mounts = [*(shared.mount for shared in facts.cluster.shared), "/shared", *([known.mount] if known else [])]
-    with suppress(ConfigError):  # ``read_config`` reports it, if it counts
-        mounts += [from_mapping(kept, "request.json").storage.mount] if kept else []
-    for point in dict.fromkeys(mounts):
+    for point in _mounts(root, facts):
         paths = Paths(root, point)
-        mount = facts.mount_of(point)
-        if paths.live and (mount is None or mount.user):
-            continue
         try:
             desired = system.on_storage(partial(desired_state_on, paths, facts), point, PROBE)
         except (PetalError, OSError) as error:
@@ -59,6 +52,18 @@ def find_desired_state(
         if desired is not None and mount_in(desired) == point:  # else of another cluster, or moved
             return desired
     return None
+
+
+def _mounts(root: Path, facts: Facts) -> Iterator[str]:
+    """The mount points that may have the desired state, if root has mounted something there."""
+    known, kept = KnownStorage.load(Paths(root)), kept_request(Paths(root)).config
+    points = [*(shared.mount for shared in facts.cluster.shared), "/shared", *([known.mount] if known else [])]
+    with suppress(ConfigError):  # ``read_config`` reports it, if it counts
+        points += [from_mapping(kept, "request.json").storage.mount] if kept else []
+    for point in dict.fromkeys(points):
+        mount = facts.mount_of(point)
+        if not Paths(root, point).live or (mount is not None and not mount.user):
+            yield point
 
 
 def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
@@ -84,7 +89,7 @@ def desired_state_on(paths: Paths, facts: Facts) -> DesiredState | None:
 def restore_desired_state(
     root: Path, facts: Facts, services: Services, problems: Mapping[str, PetalError]
 ) -> DesiredState | None:
-    """On the head node: the copy of desired.json in the current release, if desired.json is missing or damaged.
+    """On the head node: desired.json or its copy in the current release, if a record is lost, damaged or not trusted.
 
     The arguments of the last hook may be older than that release. The running petal-node becomes the desired one.
 
@@ -92,46 +97,52 @@ def restore_desired_state(
         problems: as ``find_desired_state`` found them: storage that did not answer is not read again.
 
     Returns:
-        None if desired.json is not lost, if the storage that this node has used cannot be read, and if no release of
-        this cluster is current.
+        None if no record is lost, if the storage that this node has used cannot be read, and if no release of this
+        cluster is current. A node that remembers no storage looks at all that its cluster declares.
 
     Raises:
-        ReleaseError: ``release-incomplete``, the current release has no copy.
+        ReleaseError: ``release-incomplete``, the current release has no copy; ``untrusted``, others could change it.
     """
     known = KnownStorage.load(Paths(root))
-    if known is None or isinstance(problems.get(known.mount), StorageError):
-        return None
-    paths = Paths(root, known.mount)
-    if paths.live and facts.mount_of(known.mount) is None:
-        return None
-    try:
-        copy = services.system.on_storage(partial(_copy_of_lost, paths, facts.host.name), paths.shared_mount, PROBE)
-    except ReleaseError:
-        raise
-    except (PetalError, OSError) as error:  # ``find_desired_state`` reports it
-        LOG.warning("%s: %s", known.mount, error)
-        return None
-    return copy and replace(copy, version=services.tool.version, sha256=services.tool.sha256)
+    for point in _mounts(root, facts):
+        if isinstance(problems.get(point), StorageError) or (known is not None and known.mount != point):
+            continue
+        paths = Paths(root, point)
+        try:
+            copy = services.system.on_storage(partial(_copy_of_lost, paths, facts), paths.shared_mount, PROBE)
+        except ReleaseError:
+            raise
+        except (PetalError, OSError) as error:  # ``find_desired_state`` reports it
+            LOG.warning("%s: %s", point, error)
+            continue
+        if copy is not None:
+            return replace(copy, version=services.tool.version, sha256=services.tool.sha256)
+    return None
 
 
-def _copy_of_lost(paths: Paths, host: str) -> DesiredState | None:
+def _copy_of_lost(paths: Paths, facts: Facts) -> DesiredState | None:
     shared = ClusterState(paths)
-    if not is_own_storage(paths, host):
+    if not _is_of_this_head(paths, facts):
         return None
     try:
-        if shared.desired_state() is not None:
-            return None
+        desired = shared.desired_state()
+        if desired is not None:  # the token is not trusted, or names another mount
+            return desired if mount_in(desired) == paths.mount else None
     except StateError as error:
-        if error.code != "state-corrupt":
+        if error.code not in LOST:
             raise
     release = current_in(paths.shared_root)
     if release is None or shared.is_taken_over():
         return None
     path = paths.shared_root / "releases" / release / "desired.json"
-    problem: object = path_problem(path, paths.shared_mount)
+    insecure = path_problem(path, paths.shared_mount)
+    if insecure is not None:
+        what = f"neither {paths.state}/desired.json nor its copy in release {release}, the current one, is read"
+        raise ReleaseError(what, why=str(insecure), remedy=untrusted_remedy(paths, insecure), code="untrusted")
+    problem: object = None
     copy = None
     try:
-        copy = None if problem else read_as(path, DesiredState)
+        copy = read_as(path, DesiredState)
     except (StateError, OSError) as error:
         problem = error
     if copy is None or copy.release != release:
@@ -142,6 +153,14 @@ def _copy_of_lost(paths: Paths, host: str) -> DesiredState | None:
             code="release-incomplete",
         )
     return copy
+
+
+def _is_of_this_head(paths: Paths, facts: Facts) -> bool:
+    """True for the storage that this head node has used; without a memory of one, for any of no other cluster."""
+    if KnownStorage.load(paths) is not None:
+        return is_own_storage(paths, facts.host.name)
+    token = ClusterState(paths, trusting=True).token()
+    return token is None or not is_foreign(token.owner, facts.cluster)
 
 
 def mount_in(desired: DesiredState | None) -> str:
@@ -183,15 +202,14 @@ def read_config(
         return parse(_content(kept.uri, kept.config_sha256, options.root, region, system), kept.uri)
     why = "; ".join(map(str, problems)) or "shared storage has no desired state yet"
     command = "on the head node: petal-node bootstrap --config FILE"
+    if any(error.code == "untrusted" for error in problems):
+        command = "on the head node: petal-node repair"
     if options.command == "lockfile":  # on any machine
         command = "petal-node lockfile --config FILE"
     raise ConfigError(
         "this node has no configuration",
         why=f"--config was not given, and {why}",
-        remedy=(
-            command,
-            *(line for error in problems for line in error.remedy),
-        ),
+        remedy=dict.fromkeys((command, *(line for error in problems for line in error.remedy))),
         code="config-missing",
     )
 

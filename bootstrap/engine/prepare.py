@@ -29,6 +29,7 @@ from ..state.context import Context, Services
 from ..state.desired import DesiredState
 from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import kept_request, kept_role
+from ..state.store import KnownStorage
 from ..steps.module_tree import ModuleTree
 from .configuration import desired_state_on, find_desired_state, mount_in, read_config, restore_desired_state
 from .handover import hand_over
@@ -125,7 +126,9 @@ def prepare_without_config(options: Options, services: Services) -> Context:
         PetalError: ``facts-role``, the role of this node is not known.
     """
     facts = detect.gather(options.paths, services.system, options.role or kept_role(options))
-    return Context(options, services, options.paths, facts, detect.role_of(facts), Config())
+    known = KnownStorage.load(options.paths)
+    paths = Paths(options.root, known.mount) if known else options.paths
+    return Context(options, services, paths, facts, detect.role_of(facts), Config())
 
 
 def _prepare_image(options: Options, services: Services) -> Context:

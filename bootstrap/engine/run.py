@@ -12,6 +12,7 @@ from ..core.model import NodeReport, Outcome, Role, RunRecord, Severity, Status,
 from ..core.options import BOOT, Options
 from ..host.log import LOG
 from ..host.processes import Terminated, terminable
+from ..repair.permissions import Permissions
 from ..state.context import Context, Services
 from ..state.request import keep_request
 from ..state.store import ClusterState, write_document
@@ -72,14 +73,22 @@ def _run_to_the_end(options: Options, services: Services, recorder: Recorder) ->
 
 def _run(options: Options, services: Services, recorder: Recorder) -> tuple[Status, int]:
     repairing = options.command == "repair"
-    ctx = _prepare(options, services, recorder)
-    mounted: tuple[StepReport, ...] = ()
+    already: tuple[StepReport, ...] = ()
+    try:
+        ctx = _prepare(options, services, recorder)
+    except PetalError as error:
+        if not repairing or error.code not in ("untrusted", "config-missing"):
+            raise
+        # Records whose modes are wrong are not read, and the step that corrects the modes needs no configuration.
+        already = _converge((Permissions(),), prepare_without_config(options, services), recorder)
+        ctx = _prepare(options, services, recorder)
     if awaits_mount(ctx):
-        mounted = _converge(BEFORE_DESIRED, ctx, recorder)
-    if mounted or names_new_storage(ctx):
+        already = _converge(BEFORE_DESIRED, ctx, recorder)
         ctx = _prepare(options, services, recorder)  # that storage may have the desired state
+    elif names_new_storage(ctx):
+        ctx = _prepare(options, services, recorder)
     before = kept_by_nodes(ctx)
-    reports = _converge(steps_for(ctx), ctx, recorder, mounted)
+    reports = _converge(steps_for(ctx), ctx, recorder, already)
     recorder.update(findings=not_following(ctx, before, ctx.config.to_dict()))
     status = status_of(reports)
     if repairing or (options.event in CHECKED_EVENTS and ctx.role is not Role.HEAD):

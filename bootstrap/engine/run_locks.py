@@ -19,7 +19,7 @@ from ..host.locks import Holder, Lock, builders_ended, own_holder
 from ..host.log import LOG
 from ..host.processes import has_process
 from ..state.context import Context
-from ..state.store import ClusterState
+from ..state.store import LOST, ClusterState
 from .registry import ON_CLUSTER_LOCK
 
 NODE_LOCK = "node.lock"
@@ -129,7 +129,12 @@ def _refuse_outdated_run(ctx: Context) -> None:
     """
     if ctx.sets_desired_state or ctx.mode is Mode.IMAGE or ctx.release is None:
         return
-    desired = ClusterState(ctx.paths).desired_state()
+    try:
+        desired = ClusterState(ctx.paths).desired_state()
+    except StateError as error:
+        if error.code not in LOST:
+            raise
+        return
     if desired is not None and desired.release != ctx.release:
         raise StateError(
             f"this run was to make release {ctx.release}, but the desired release is now {desired.release}",

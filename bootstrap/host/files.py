@@ -129,11 +129,15 @@ def same_content(path: Path, data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class PathProblem:
-    """A path that other users could change, the reason, and a command that corrects it."""
+    """A path that other users could change, the reason, and a command that corrects it.
+
+    ``owner`` is the user that a directory belongs to, if that is the reason.
+    """
 
     path: Path
     why: str
     remedy: str
+    owner: int | None = None
 
     def __str__(self) -> str:
         return f"{self.path} {self.why}"
@@ -191,8 +195,11 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
         sticky: all users may write to the directory if it is sticky, as a mount point or /tmp.
     """
     if info.st_uid not in {0, os.geteuid()}:
+        why = f"belongs to user {info.st_uid}, not to root"
+        if not stat.S_ISDIR(info.st_mode):
+            return PathProblem(path, why, f"rm {quoted(path)}    # then, on the head node: petal-node repair")
         remedy = f"chown root {quoted(path)}" if sticky else f"mv {quoted(path)} {quoted(path)}.foreign"
-        return PathProblem(path, f"belongs to user {info.st_uid}, not to root", remedy)
+        return PathProblem(path, why, remedy, None if sticky else info.st_uid)
     if not info.st_mode & 0o022 or (sticky and info.st_mode & stat.S_ISVTX):
         return None
     if sticky:

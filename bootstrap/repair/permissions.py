@@ -19,7 +19,7 @@ from ..core.text import at_most, not_reached, quoted
 from ..host.files import Scan, has_default_acl, scan
 from ..host.log import LOG
 from ..state.context import Context
-from ..state.store import is_own_storage
+from ..state.store import UNTOUCHED, is_own_storage
 from ..steps.base import HEAD, Run, Step
 from ..steps.mount import HiddenMounts, MountStorage
 
@@ -28,7 +28,6 @@ BUDGET = 100.0  # seconds of one scan, before the check's own deadline
 ACLS = 50  # paths whose directories are asked for their ACL: it is a cause of many of them, and each look takes time
 WRITABLE = 0o022
 YES = "petal-node repair --yes    # runs chmod go-w; only if you know that no other user has written to them"
-UNTOUCHED = "only if you know that no other user has written to them; otherwise remove them"
 
 
 @dataclass(frozen=True)

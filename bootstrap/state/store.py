@@ -24,7 +24,7 @@ from ..core.model import NodeReport, Role, RunRecord, plain
 from ..core.paths import Paths
 from ..core.text import quoted
 from ..host.atomic import write_json
-from ..host.files import READERS, Lstats, is_deep, make_dir, path_problem, read_json
+from ..host.files import READERS, Lstats, PathProblem, is_deep, make_dir, path_problem, read_json
 from ..host.log import LOG
 from ..host.threads import results
 from ..host.times import age_of_file, seconds_of
@@ -32,7 +32,9 @@ from .desired import DesiredState, History, Owner, Proof, Published, Token
 
 T = TypeVar("T")
 FORMAT = 1
+UNTOUCHED = "only if you know that no other user has written to them"
 KEEP_PUBLISHED = 200
+LOST = ("state-corrupt", "untrusted")  # codes of errors of a record that is written again, as a missing one is
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -301,24 +303,32 @@ class ClusterState:
     def _refuse_untrusted(self, path: Path) -> None:
         problem = None if self._trusting else path_problem(path, self._paths.shared_mount, self._lstats)
         if problem:
-            why, remedy = str(problem), f"ls -ld {quoted(path)}"
-            raise StateError(f"{path} is not read", why=why, remedy=remedy, code="untrusted")
+            remedy = untrusted_remedy(self._paths, problem)
+            raise StateError(f"{path} is not read", why=str(problem), remedy=remedy, code="untrusted")
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes into a directory that the step ``storage`` made, never to another file system mounted in its place."""
         path, lstats = self._paths.state / name, Lstats()
         problem = path_problem(path.parent, self._paths.shared_mount, lstats)
         if problem:
-            remedy = f"ls -ld {quoted(path.parent)}"
+            remedy = untrusted_remedy(self._paths, problem)
             raise StateError(f"{path} is not written", why=str(problem), remedy=remedy, code="untrusted")
         info = lstats[path.parent]
         is_prepared = info is not None and stat.S_ISDIR(info.st_mode)
         state = ClusterState(self._paths, lstats=lstats)
         if not is_prepared or not (name == "token.json" or state.is_known_storage()):
             why = "the storage that this node used before is not mounted"
-            remedy = f"findmnt {quoted(self._paths.mount)}"
-            raise StorageError(f"{path} is not written", why=why, remedy=remedy, code="storage-changed")
+            mount = f"findmnt {quoted(self._paths.mount)}"
+            raise StorageError(f"{path} is not written", why=why, remedy=mount, code="storage-changed")
         write_json(path, {"format": FORMAT, **content})
+
+
+def untrusted_remedy(paths: Paths, problem: PathProblem) -> tuple[str, ...]:
+    """The commands for a path on shared storage that others could change. A release that is current stays in place."""
+    remedy = problem.remedy
+    if problem.owner is not None and os.path.lexists(paths.shared_root / "current"):
+        remedy = f"chown -Rh --from={problem.owner} root:root {quoted(paths.shared)}    # {UNTOUCHED}"
+    return f"ls -ld {quoted(problem.path)}", remedy
 
 
 def is_own_storage(paths: Paths, host: str) -> bool:

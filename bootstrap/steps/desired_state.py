@@ -11,7 +11,7 @@ from ..state.context import Context
 from ..state.desired import DesiredState
 from ..state.release import current_release
 from ..state.request import kept_request, mark_request_applied
-from ..state.store import ClusterState, desired_state_of, save_desired_state_of
+from ..state.store import LOST, ClusterState, desired_state_of, save_desired_state_of
 from .base import ClusterStep
 from .root import WAY_TO_STORAGE
 from .self_install import SelfInstall
@@ -30,9 +30,9 @@ class RecordDesiredState(ClusterStep):
         try:
             recorded = ClusterState(ctx.paths).desired_state()
         except StateError as error:
-            if error.code != "state-corrupt":
+            if error.code not in LOST:
                 raise
-            recorded, lost = None, "desired.json is damaged"
+            recorded, lost = None, f"desired.json is {'damaged' if error.code == 'state-corrupt' else 'not trusted'}"
         desired = ctx.desired_state
         content = f"release {desired.release} and petal-node {desired.version}"
         if recorded != desired:

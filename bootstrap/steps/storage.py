@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.deadlines import PROBE
 from ..core.errors import StateError, StorageError
 from ..core.facts import NETWORK_KINDS, Mount
-from ..core.model import Finding, Role, change, elsewhere, satisfied
+from ..core.model import Finding, Role, Severity, change, elsewhere, satisfied
 from ..core.text import quoted
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
@@ -19,7 +19,7 @@ from ..host.log import LOG
 from ..state.context import Context
 from ..state.desired import Owner, Token, is_foreign
 from ..state.release import current_in
-from ..state.store import ClusterState, KnownStorage
+from ..state.store import ClusterState, KnownStorage, is_own_storage, untrusted_remedy
 from .base import ClusterStep, Run, Step
 from .mount import HiddenMounts, MountStorage
 from .self_install import SelfInstall
@@ -36,6 +36,7 @@ class StorageView:
         prepared: all directories of petal-node are there, and this node's file for trials of locks.
         free: bytes that can be written.
         token: None on a storage that no head node has prepared.
+        token_is_lost: only the token is missing from the storage that this head node has used.
         lock_problem: the reason why locks do not work; only the head node tries them.
     """
 
@@ -45,6 +46,7 @@ class StorageView:
     prepared: bool
     free: int
     token: Token | None
+    token_is_lost: bool = False
     lock_problem: str = ""
 
 
@@ -110,7 +112,8 @@ def _view(ctx: Context) -> StorageView:
     paths, mount = ctx.paths, ctx.paths.shared_mount
     space, tried, directories = os.statvfs(mount), tried_file(ctx), _directories(ctx)
     writable, lstats = not space.f_flag & os.ST_RDONLY, Lstats()
-    problems = [path_problem(path, mount, lstats) for path in (*directories, paths.builds)]
+    places = (*directories, paths.builds, paths.state / "token.json")
+    problems = [path_problem(path, mount, lstats) for path in places]
     try:
         token = ClusterState(paths, lstats=lstats).token()
     except StateError as error:
@@ -126,6 +129,7 @@ def _view(ctx: Context) -> StorageView:
         prepared=are_made and (has_tried or _serves_another(ctx, token)),
         free=space.f_bavail * space.f_frsize,
         token=token,
+        token_is_lost=token is None and ctx.role is Role.HEAD and is_own_storage(paths, ctx.facts.host.name),
         lock_problem=lock_problem(tried) if ctx.role is Role.HEAD and writable and has_tried else "",
     )
 
@@ -156,7 +160,7 @@ def _refuse_unusable(ctx: Context, mount: Mount | None, view: StorageView, known
         what = f"{where} was mounted by user {mount.user}, not by root; it is not used"
         raise StorageError(what, remedy=(f"findmnt {quoted(where)}", f"umount {quoted(where)}"), code="untrusted")
     if view.problem:
-        remedy = (f"ls -ld {quoted(view.problem.path)}", view.problem.remedy)
+        remedy = untrusted_remedy(ctx.paths, view.problem)
         raise StorageError(f"{view.problem}; it is not used", remedy=remedy, code="untrusted")
     if view.on_root_disk:
         remedy = (f"findmnt -T {quoted(where)}", "mount the shared storage there")
@@ -203,6 +207,9 @@ def _refuse_changed(ctx: Context, view: StorageView, known: KnownStorage | None)
     if known is None or ctx.options.accept_storage or known.knows(ctx.paths.mount, view.token):
         return
     where = ctx.paths.shared_mount
+    if view.token_is_lost:
+        what = f"{ctx.paths.state}/token.json, the storage token, is missing"
+        raise StorageError(what, remedy="petal-node repair", code="storage-changed")
     holds = f"token {view.token.token[:8]}" if view.token else "no token"
     holds += f" of cluster {view.token.owner}" if view.token and view.token.owner else ""
     accept = "or accept this one" if ctx.role is Role.HEAD else "on the head node, to accept this one for all nodes"
@@ -228,7 +235,9 @@ def _compare(ctx: Context, mount: Mount | None, view: StorageView, known: KnownS
     if _serves_another(ctx, view.token):
         return satisfied(f"{kind}, {free}, {token} of cluster {view.token.owner}")
     if known != KnownStorage.of(ctx.paths.mount, view.token, ctx.role):
-        return change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
+        # A node that follows its head node to another token can use the software.
+        found = change(f"{ctx.paths.shared_mount} is new to this node", f"remember {token}")
+        return replace(found, severity=Severity.WARN) if known and known.knows(ctx.paths.mount, view.token) else found
     if ctx.role is Role.HEAD:
         return satisfied(f"{kind}, {free}, {token}")
     return satisfied(f"{kind}, the same as on {view.token.host}: {token}")

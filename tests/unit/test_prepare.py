@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from bootstrap.config.model import CheckCommand
 from bootstrap.core.errors import ConfigError, ReleaseError, StateError, StorageError
 from bootstrap.core.facts import Mount, SharedDir
-from bootstrap.core.model import Role, Tool, plain
+from bootstrap.core.model import Outcome, Role, Status, Tool, plain
 from bootstrap.core.options import BOOT
 from bootstrap.core.paths import Paths
 from bootstrap.engine import configuration
@@ -19,6 +21,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.prepare import prepare, prepare_lockfile
 from bootstrap.engine.recorder import Recorder
 from bootstrap.engine.registry import REPAIRS, STEPS
+from bootstrap.engine.run import run
 from bootstrap.state.context import Context
 from bootstrap.state.desired import DesiredState, Token
 from bootstrap.state.release import current_release
@@ -232,8 +235,8 @@ def test_a_desired_json_is_restored_if_another_record_is_missing_too(world: Worl
     run_once(world, ARGS, event="configured")
     world.config_text = "check: {run: [operator]}\nmodules: {hide: [gcc]}"
     engine.converge(STEPS, world.context, lambda _: None)
-    published, run = current_release(world.paths), Recorder(world.options(), world.services).record
-    ClusterState(world.paths).save_install(replace(run, host=world.context.facts.host.name))
+    published, record = current_release(world.paths), Recorder(world.options(), world.services).record
+    ClusterState(world.paths).save_install(replace(record, host=world.context.facts.host.name))
     for name in ("desired.json", other):
         (world.paths.state / name).unlink()
     ctx = prepare(world.options(role=Role.HEAD, command="repair"), world.services)
@@ -325,3 +328,75 @@ def test_the_release_of_a_former_cluster_does_not_replace_a_missing_desired_json
     ClusterState(world.paths).remove_records()
     run_once(world, ARGS, event="start")
     assert run_once(world, None, event=BOOT).config.check.run == (CheckCommand("args"),)
+
+
+def published_by_operator(world: World) -> str:
+    """A release of an operator's configuration, which is newer than the hook's arguments."""
+    run_once(world, ARGS, event="configured")
+    world.config_text = "check: {run: [operator]}\nmodules: {hide: [gcc]}"
+    engine.converge(STEPS, world.context, lambda _: None)
+    record = Recorder(world.options(), world.services).record
+    ClusterState(world.paths).save_install(replace(record, host=world.context.facts.host.name))
+    return str(current_release(world.paths))
+
+
+@pytest.mark.parametrize("pattern", ["state/*.json", "state/token.json", "state/desired.json", "**/*"])
+def test_wrong_modes_of_records_hide_neither_configuration_nor_repair(world: World, pattern: str) -> None:
+    """``chmod -R a+rwX`` on shared storage."""
+    published = published_by_operator(world)
+    wanted = ClusterState(world.paths).desired_state()
+    for path in world.paths.shared.glob(pattern):
+        if not path.is_symlink():
+            path.chmod(0o777 if path.is_dir() else 0o666)
+    if pattern != "**/*":
+        ctx = prepare(world.options(role=Role.HEAD, command="check"), world.services, follow=True)
+        assert (ctx.release, ctx.config.check.run) == (published, (CheckCommand("operator"),))
+    record = run(world.options(role=Role.HEAD, command="repair"), world.services)
+    lines = [line for step in record.steps for line in step.remedy]
+    assert any(line.startswith("petal-node repair --yes") for line in lines)
+    assert not any("accept" in line or "--config" in line for line in lines)
+    run(world.options(role=Role.HEAD, command="repair", yes=True), world.services)
+    assert ClusterState(world.paths).desired_state() == wanted
+    assert current_release(world.paths) == published
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes owners of files, and this is not root")
+@pytest.mark.parametrize("name", ["desired.json", "token.json", "."])
+def test_a_wrong_owner_of_a_record_has_a_remedy_that_keeps_release_and_token(world: World, name: str) -> None:
+    published = published_by_operator(world)
+    place = world.paths.state / name
+    os.chown(place, 1000, -1)
+    record = run(world.options(role=Role.HEAD, command="bootstrap"), world.services)
+    if name == "desired.json":
+        assert record.status is Status.CHANGED
+    else:
+        step = next(step for step in record.steps if step.name == "storage")
+        assert step.error is not None
+        assert (step.outcome, step.error["code"]) == (Outcome.BLOCKED, "untrusted")
+        command = step.remedy[1].partition("    #")[0]
+        known = {"token.json": f"rm {place}", ".": f"chown -Rh --from=1000 root:root {world.paths.shared}"}
+        assert command == known[name]
+        os.chown(place, 0, -1) if name == "." else place.unlink()
+    if name == "token.json":  # the remedy names ``repair``, and ``bootstrap`` does too
+        record = run(world.options(role=Role.HEAD), world.services)
+        lines = [line for step in record.steps for line in step.remedy]
+        assert "petal-node repair" in lines
+        assert not any("accept" in line for line in lines)
+    token = KnownStorage.load(world.paths)
+    run(world.options(role=Role.HEAD, command="repair"), world.services)
+    assert current_release(world.paths) == published
+    assert KnownStorage.load(world.paths) == token
+    assert ClusterState(world.paths).desired_state() is not None
+
+
+def test_a_repair_restores_the_desired_state_without_any_record(world: World) -> None:
+    """An administrator has removed state/*.json on shared storage, and /var/lib/petal-node."""
+    published = published_by_operator(world)
+    for path in world.paths.state.glob("*.json"):
+        path.unlink()
+    shutil.rmtree(world.paths.var)
+    run(world.options(role=Role.HEAD, command="repair"), world.services)
+    assert current_release(world.paths) == published
+    desired = ClusterState(world.paths).desired_state()
+    assert desired is not None
+    assert desired.config["check"] == world.config.to_dict()["check"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import PetalError, StorageError
-from bootstrap.core.model import Outcome, Role, StepReport, plain
+from bootstrap.core.model import Outcome, Role, Severity, StepReport, plain
 from bootstrap.engine import converge as engine
 from bootstrap.engine.configuration import find_desired_state
 from bootstrap.engine.registry import STEPS
@@ -101,6 +101,8 @@ def test_other_nodes_follow_the_head_node_over_two_changes_of_storage(head: Worl
         assert storage(head).outcome is Outcome.OK
     token = ClusterState(head.paths).token()
     assert token is not None
+    finding = next(iter(storage_step.Storage().findings(compute.context)))
+    assert (finding.severity, finding.remedy) == (Severity.WARN, ("petal-node repair",))  # it can use the software
     assert storage(compute).outcome is Outcome.CHANGED
     assert KnownStorage.load(compute.paths) == KnownStorage("/shared", token.token, Owner("demo", "us-east-1"))
 
