@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import product
+from math import prod
+
+MOST = 65536  # names of one list: Slurm's MAX_RANGE
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -30,3 +34,35 @@ def folded(names: Iterable[str]) -> str:
         text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
         texts.append(f"{stem}[{text}]" if "," in text or "-" in text else stem + text)
     return ",".join(texts)
+
+
+def unfolded(text: str) -> tuple[str, ...]:
+    """The names of a hostlist (``q1-[1-2,07],login``), each once.
+
+    Raises:
+        ValueError: with the mistake.
+    """
+    names: dict[str, None] = {}
+    for item in re.findall(r"(?:\[[^\[\]]*\]|[^,\s])+", text):
+        parts = re.split(r"\[([^\[\]]*)\]", item)
+        if any(sign in part for part in parts[::2] for sign in "[]"):
+            raise ValueError(f"a bracket of {item} has no counterpart")
+        choices = [_numbers(part) if number % 2 else [part] for number, part in enumerate(parts)]
+        if prod(map(len, choices)) > MOST:
+            raise ValueError(f"{item} has more than {MOST} names")
+        names |= dict.fromkeys("".join(chosen) for chosen in product(*choices))
+    return tuple(names)
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers in brackets, with the zeros before the first one of a range."""
+    numbers: list[str] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
+        first, last = (match[1], match[2] or match[1]) if match else ("", "")
+        if match is None or int(last) < int(first):
+            raise ValueError(f"[{text}] is not a range of numbers")
+        if int(last) - int(first) >= MOST:
+            raise ValueError(f"[{text}] has more than {MOST} numbers")
+        numbers += [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    return numbers

@@ -186,11 +186,23 @@ def partitions(system: System) -> dict[str, Partition]:
     return queues
 
 
-def unfolded(system: System, text: str) -> tuple[str, ...]:
-    """The names of a hostlist; ProcessFailed also if ``text`` is not one."""
-    if "[" not in text:
-        return tuple(name for name in text.split(",") if name)
-    return tuple(system.run(["scontrol", "show", "hostnames", text], timeout=COMMAND).stdout.split())
+def silent_daemon(error: PetalError) -> str:
+    """The daemon that did not answer a command of Slurm: ``munge`` or ``slurmctld``."""
+    return "munge" if "munge" in str(error).lower() else "slurmctld"
+
+
+def as_root_on(system: System, nodes: Iterable[tuple[str, str]], command: str) -> tuple[str, ...]:
+    """Lines of a remedy that run a command as root on other nodes, one for each partition.
+
+    Args:
+        nodes: a partition and the name of each node.
+        command: may end with a comment.
+    """
+    program = system.which("srun") or "srun"  # sudo's secure_path lacks Slurm's directory
+    command, _, comment = command.partition("    # ")
+    note = f"    # as root{'; ' if comment else ''}{comment}"
+    groups = sorted(grouped(nodes).items())  # one srun cannot use nodes of two partitions
+    return tuple(f"{program} -p {queue} -N{len(names)} -w {folded(names)} {command}{note}" for queue, names in groups)
 
 
 def ping(system: System, seconds: float) -> Completed:

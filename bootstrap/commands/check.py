@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..checks.node import check_node
-from ..cluster.hostlist import folded
-from ..cluster.slurm import SlurmNode, nodes, unfolded
+from ..cluster.hostlist import folded, unfolded
+from ..cluster.slurm import SlurmNode, nodes, silent_daemon
 from ..core.deadlines import WRITE
-from ..core.errors import PetalError, ProcessFailed, UsageError
+from ..core.errors import PetalError, UsageError
 from ..core.model import Finding, FleetReport, Lines, NodeReport, Result, Role, Severity, Status, plain
 from ..core.options import Options
 from ..engine.prepare import prepare
@@ -106,13 +106,14 @@ def _nodes(ctx: Context, which: str) -> tuple[SlurmNode, ...]:
         known = {node.name: node for node in nodes(ctx.system)}
     except PetalError as error:
         what = "Slurm does not answer, so no node can be checked"
-        raise PetalError(what, why=str(error), remedy="systemctl status slurmctld", code="slurm-silent") from error
+        remedy = (f"systemctl status {silent_daemon(error)}", "petal-node check")
+        raise PetalError(what, why=str(error), remedy=remedy, code="slurm-silent") from error
     try:
-        names = tuple(known) if which in ("all", "idle") else tuple(dict.fromkeys(unfolded(ctx.system, which)))
-    except ProcessFailed as error:
-        raise UsageError(f"{which} is not a list of nodes", why=error.why, remedy="sinfo -N") from error
+        names = tuple(known) if which in ("all", "idle") else unfolded(which)
+    except ValueError as error:
+        raise UsageError(f"{which} is not a list of nodes", why=str(error), remedy="sinfo -N") from error
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        what = f"no such node: {', '.join(unknown) or 'the list is empty'}"
+        what = f"no such node: {folded(unknown)}" if unknown else "the list of nodes is empty"
         raise UsageError(what, why=f"Slurm has {folded(known)}", remedy="sinfo -N")
     return tuple(known[name] for name in names if which != "idle" or (known[name].up and known[name].state == "idle"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from ..cluster.slurm import Job, find_slurm
+from ..cluster.slurm import Job, find_slurm, silent_daemon
 from ..cluster.slurm import jobs as squeue
 from ..core.deadlines import BULK, DOCUMENT
 from ..core.errors import PetalError, ReleaseError, UsageError
@@ -156,7 +156,7 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
         silent = ReleaseError(
             "Slurm does not list its jobs, so every release that was current before stays",
             why=str(error),
-            remedy=("scontrol ping", "systemctl start slurmctld", "petal-node gc"),
+            remedy=("scontrol ping", f"systemctl start {silent_daemon(error)}", "petal-node gc"),
             code="slurm-silent",
         )
         return None, (silent,)

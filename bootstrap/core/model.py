@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -127,7 +127,7 @@ class Finding:
     changes: tuple[str, ...] = ()
     code: str = ""
     exit: int = 0
-    problems: tuple[Mapping[str, str], ...] = ()
+    problems: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
 
     @property
     def holds(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cluster.hostlist import folded
-from ..cluster.slurm import nodes
+from ..cluster.slurm import as_root_on, nodes
 from ..core.deadlines import PROBE
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
@@ -41,14 +41,11 @@ def not_following(ctx: Context, before: Mapping[str, Any] | None, now: Mapping[s
     names_of_all = folded([name for names in groups.values() for name in names])
     message = f"{names_of_all} still follow the earlier {', '.join(changed)}"
     why = "each node keeps these on its own disk, and a node that is ready looks for changes at its next boot only"
-    srun = ctx.system.which("srun") or "srun"  # sudo's secure_path lacks Slurm's directory
-    remedy = [
-        f"{srun} -p {partition} -N{len(names)} -w {folded(names)} {ctx.paths.link} bootstrap    # as root"
-        if partition  # one srun cannot use nodes of two partitions
-        else f"on {folded(names)}: petal-node bootstrap"
-        for partition, names in sorted(groups.items())
-    ]
-    return (Finding("desired-state", Severity.WARN, message, why, tuple(remedy)),)
+    known = [(partition, name) for partition, names in groups.items() for name in names if partition]
+    remedy = as_root_on(ctx.system, known, f"{ctx.paths.link} bootstrap")
+    if "" in groups:
+        remedy = (f"on {folded(groups[''])}: petal-node bootstrap", *remedy)
+    return (Finding("desired-state", Severity.WARN, message, why, remedy),)
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

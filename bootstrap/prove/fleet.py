@@ -6,17 +6,20 @@ A report is one line that starts with a nonce of its job.
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from ..cluster.hostlist import natural
 from ..cluster.slurm import (
     Partition,
     SlurmNode,
+    as_root_on,
     jobs,
     known_nodes,
     raise_refusal,
@@ -27,7 +30,7 @@ from ..core import decode
 from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
-from ..core.text import cut
+from ..core.text import cut, grouped
 from ..host.log import LOG
 from ..host.system import passwd_entry
 from ..host.threads import ended
@@ -44,6 +47,8 @@ BEAT = 3.0
 QUOTED = 3
 TEXT = 400  # characters of each text of a report
 OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobsPerUserLimit
+# Groups: text before the command, a command of petal-node that needs root, a comment.
+REPAIR = re.compile(r"(.*?)(?<![\w/-])petal-node ((?:repair|bootstrap)(?: --(?!config)[a-z-]+)*)((?:    # .*)?)")
 # The first line shows that the node answers, before Python starts.
 JOB = 'echo "$2"; exec "$1" check --lines "$2"'
 
@@ -74,7 +79,7 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
         try:
             futures = {pool.submit(_prove_node, ctx, node, limits, stop, again=count != FEW): node for node in free}
             for future in ended(futures):
-                report = future.result()
+                report = _result_of(future, futures[future])
                 if report is None:
                     left.append(futures[future])
                     continue
@@ -86,7 +91,40 @@ def prove(ctx: Context, candidates: Sequence[SlurmNode]) -> tuple[NodeReport, ..
             stop.set()
             pool.shutdown(cancel_futures=True)
         free = left
-    return tuple(sorted(reports, key=lambda report: natural(report.node)))
+    return tuple(sorted(_for_this_node(ctx, reports, candidates), key=lambda report: natural(report.node)))
+
+
+def _result_of(future: Future[NodeReport | None], node: SlurmNode) -> NodeReport | None:
+    """An unexpected answer of a node is a failure of this node only."""
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - the others have answered
+        LOG.exception("the check of %s", node.name)
+        return _without_report(node, "its answer cannot be read", f"{type(error).__name__}: {error}", "petal-node log")
+
+
+def _for_this_node(ctx: Context, reports: Sequence[NodeReport], candidates: Sequence[SlurmNode]) -> list[NodeReport]:
+    """The reports with remedies to type here: what root repairs on another node runs there through srun.
+
+    Equal findings of several nodes stay equal, and their remedies name all of these nodes.
+    """
+    queues = {node.name: node.partition for node in candidates}
+    pairs = ((finding, (queues[report.node], report.node)) for report in reports for finding in report.findings)
+    typable = {
+        finding: replace(finding, remedy=tuple(each for line in finding.remedy for each in _typable(ctx, line, nodes)))
+        for finding, nodes in grouped(pairs).items()
+    }
+    return [replace(report, findings=tuple(typable[one] for one in report.findings)) for report in reports]
+
+
+def _typable(ctx: Context, line: str, nodes: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    found = None if line.startswith("on ") else REPAIR.fullmatch(line)
+    if found is None:
+        return (line,)
+    before, words, comment = found[1], f"{ctx.paths.link} {found[2]}", found[3]
+    if "&&" in before:  # a command too, for the same node
+        before, words = "", f"sh -c {shlex.quote(before + words)}"
+    return tuple(before + there for there in as_root_on(ctx.system, nodes, words + comment))
 
 
 def _prove_node(
@@ -153,7 +191,9 @@ def _run_check(
     why = " / ".join(others[-QUOTED:]) or f"srun ended with {done.returncode}"
     if done.returncode == 0 and watch.began:
         why = f"another program of {user or 'root'} wrote into the output of the job"
-    return _without_report(node, "the job on this node gave no report", why, f"srun -w {node.name} petal-node check")
+    return _without_report(
+        node, "the job on this node gave no report", why, f"srun -p {node.partition} -w {node.name} petal-node check"
+    )
 
 
 class _Silent(PetalError):

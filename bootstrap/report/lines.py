@@ -95,8 +95,7 @@ def finding_lines(findings: Iterable[Finding]) -> list[Line]:
     for finding in findings:
         lines.append(Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.severity]))
         if finding.severity in PROBLEMS:
-            lines += [Line(f"why  {finding.why}", indent=7)] if finding.why else []
-            lines += [*remedy_lines(finding.remedy, 7), _more(finding.topic, 7)]
+            lines += [*_why(finding.why, 7), *remedy_lines(finding.remedy, 7), _more(finding.topic, 7)]
     return lines
 
 
@@ -107,11 +106,15 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
         lines.append(Line(f"petal-node: {error['what']} [{error['code']}]", heading=True))
         if error.get("problems"):
             lines += [Line(str(Problem(**problem))) for problem in error["problems"]]
-        elif error.get("why"):
-            first, *rest = str(error["why"]).splitlines()
-            lines += [Line(f"why  {first}"), *(Line(text, indent=7) for text in rest)]
+        else:
+            lines += _why(str(error.get("why", "")), 2)
         lines += [*remedy_lines(error.get("remedy", ()), 2), _more(str(error["code"]), 2)]
     return lines
+
+
+def _why(text: str, indent: int) -> list[Line]:
+    first, *rest = text.splitlines() or [""]
+    return [Line(f"why  {first}", indent=indent), *(Line(line, indent=indent + 5) for line in rest)] if first else []
 
 
 def _more(topic: str, indent: int) -> Line:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.cluster.hostlist import folded
+from bootstrap.cluster.hostlist import folded, unfolded
 from bootstrap.cluster.slurm import parse_sinfo
 from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
@@ -447,30 +447,135 @@ def test_without_check_launch_no_node_is_started(tmp_path: Path, monkeypatch: py
 # -------------------------------------------------------------------------------------------------------- check --nodes
 
 
-def test_a_node_that_is_listed_twice_is_checked_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("q1-st-c5-1,q1-st-c5-1", ["q1-st-c5-1"]),
+        ("q1-st-c5-[1-2],q1-st-c5-1, ", ["q1-st-c5-1", "q1-st-c5-2"]),
+        ("q1-st-c[5]-[2,1-2]", ["q1-st-c5-2", "q1-st-c5-1"]),
+    ],
+)
+def test_a_node_that_is_listed_twice_is_checked_once(tmp_path: Path, text: str, names: list[str]) -> None:
     world = World(tmp_path / "head", live=True)
-    world.system.answers["scontrol"] = lambda _: "q1-st-c5-1\nq1-st-c5-2\nq1-st-c5-1\n"
-    for text in ("q1-st-c5-1,q1-st-c5-1", "q1-st-c5-[1-2],q1-st-c5-1"):
-        names = [node.name for node in check._nodes(world.context, text)]
-        assert len(names) == len(set(names)) == text.count("[") + 1
+    assert [node.name for node in check._nodes(world.context, text)] == names
+
+
+def test_a_list_keeps_the_zeros_of_its_numbers() -> None:
+    assert unfolded("n[08-10,3]") == ("n08", "n09", "n10", "n3")
+    assert len(unfolded("n[1-65536]")) == 65536
 
 
 @pytest.mark.parametrize("text", ["", ",", " ", " , "])
 def test_an_empty_list_of_nodes_is_a_mistake(tmp_path: Path, text: str) -> None:
     world = World(tmp_path / "head", live=True)
-    with pytest.raises(UsageError, match="no such node: "):
+    with pytest.raises(UsageError, match="the list of nodes is empty"):
         check._nodes(world.context, text)
 
 
-def test_a_malformed_list_of_nodes_is_a_mistake_with_the_words_of_scontrol(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("queue1-[1", "a bracket of queue1-[1 has no counterpart"),
+        ("queue1-1]", "a bracket"),
+        ("q[[1-2]]", "a bracket"),
+        ("q1-[3-1]", "[3-1] is not a range of numbers"),
+        ("q1-[]", "[] is not a range"),
+        ("q1-[1-]", "[1-] is not a range"),
+        ("q1-[a-b]", "[a-b] is not a range"),
+        ("q1-[1-100000]", "[1-100000] has more than 65536 numbers"),
+        ("q[1-500]-[1-500]", "q[1-500]-[1-500] has more than 65536 names"),
+    ],
+)
+def test_a_malformed_list_of_nodes_is_named_with_its_mistake(tmp_path: Path, text: str, why: str) -> None:
+    world = World(tmp_path / "head", live=True)
+    with pytest.raises(UsageError) as raised:
+        check._nodes(world.context, text)
+    assert (raised.value.what, why in raised.value.why) == (f"{text} is not a list of nodes", True)
+
+
+def test_nodes_that_slurm_does_not_know_are_folded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no such node: ALL,q1-st-c5-\[3-60000\]: Slurm has"):
+        check._nodes(World(tmp_path / "head", live=True).context, "ALL,q1-st-c5-[1-60000]")
+
+
+@pytest.mark.parametrize(("words", "daemon"), [("Munge encode failed", "munge"), ("Unable to contact", "slurmctld")])
+def test_a_silent_slurm_names_the_daemon_that_is_silent(tmp_path: Path, words: str, daemon: str) -> None:
     world = World(tmp_path / "head", live=True)
 
-    def refuse(_: Sequence[str]) -> str:
-        raise ProcessFailed("scontrol ended with 1", why="Invalid hostlist: queue1-[1")
+    def silent(_: Sequence[str]) -> str:
+        raise ProcessFailed("sinfo ended with 1", why=f"sinfo: error: {words}\nslurm_load_partitions: error")
 
-    world.system.answers["scontrol"] = refuse
-    with pytest.raises(UsageError, match=r"queue1-\[1 is not a list of nodes: Invalid hostlist"):
-        check._nodes(world.context, "queue1-[1")
+    world.system.answers["sinfo"] = silent
+    with pytest.raises(PetalError) as raised:
+        check._nodes(world.context, "all")
+    assert raised.value.remedy == (f"systemctl status {daemon}", "petal-node check")
+
+
+def test_a_remedy_of_other_nodes_runs_there_as_root(tmp_path: Path) -> None:
+    world = World(tmp_path / "head", live=True)
+    remedy = (
+        "petal-node repair",
+        "petal-node repair --yes    # removes it",
+        "umount /x && petal-node bootstrap",
+        "ask, then: petal-node bootstrap",
+        "on the head node: petal-node repair",
+        "petal-node bootstrap --config FILE",
+        "ls -ld /x",
+    )
+    bad = Finding("storage", Severity.FAIL, "/shared is new to this node", "", remedy)
+    alone = Finding("shell", Severity.FAIL, "old", "", ("petal-node repair",))
+
+    def answer(argv: Sequence[str]) -> str:
+        (name,) = asked_nodes(argv)
+        findings = (bad, alone) if name == "q2-st-1" else (bad,)
+        return fleet.report_line(NodeReport(name, "compute", "t", None, findings), argv[-1])
+
+    world.system.answers["srun"] = answer
+    sinfo = "q1-st-1|idle|q1*|none\nq1-st-2|idle|q1*|none\nq2-st-1|idle|q2|none\n"
+    reports = fleet.prove(world.context, parse_sinfo(sinfo))
+    link = world.context.paths.link
+    srun = world.system.which("srun")
+    q1, q2 = (f"{srun} -p q1 -N2 -w q1-st-[1-2] {link}", f"{srun} -p q2 -N1 -w q2-st-1 {link}")
+    assert [*reports[0].findings[0].remedy] == [
+        f"{q1} repair    # as root",
+        f"{q2} repair    # as root",
+        f"{q1} repair --yes    # as root; removes it",
+        f"{q2} repair --yes    # as root; removes it",
+        f"{srun} -p q1 -N2 -w q1-st-[1-2] sh -c 'umount /x && {link} bootstrap'    # as root",
+        f"{srun} -p q2 -N1 -w q2-st-1 sh -c 'umount /x && {link} bootstrap'    # as root",
+        f"ask, then: {q1} bootstrap    # as root",
+        f"ask, then: {q2} bootstrap    # as root",
+        *remedy[4:],
+    ]
+    assert {report.findings[0] for report in reports} == {reports[0].findings[0]}  # the views show it once
+    assert [line.replace("/opt/slurm/bin/", "") for line in reports[2].findings[1].remedy] == [
+        f"{q2} repair    # as root"
+    ]
+
+
+def test_an_answer_that_cannot_be_read_fails_its_node_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path / "head", live=True)
+    known = fleet.report_of_lines
+
+    def report_of(node: str, nonce: str, lines: Sequence[str]) -> NodeReport | None:
+        if node.endswith("2"):
+            raise AttributeError("unexpected")
+        return known(node, nonce, lines)
+
+    monkeypatch.setattr(fleet, "report_of_lines", report_of)
+    problem = {"path": "stack", "message": "wrong", "place": ""}
+    finding = Finding("storage", Severity.WARN, "x", problems=(problem,))
+
+    def answer(argv: Sequence[str]) -> str:
+        return fleet.report_line(NodeReport("x", "compute", "t", None, (GOOD, finding)), argv[-1])
+
+    world.system.answers["srun"] = answer
+    reports = fleet.prove(world.context, parse_sinfo(SINFO.replace("allocated", "planned"))[:2])
+    assert [report.passed for report in reports] == [True, False]
+    assert reports[1].findings[0].message == "its answer cannot be read"
+    assert "AttributeError: unexpected" in reports[1].findings[0].why
+    lines = [str(line) for line in fleet_view(Result("check", Status.DEGRADED, FleetReport(reports)))]
+    assert "proved on 1 of 2 nodes" in lines[-1]
 
 
 def test_a_check_without_a_checked_node_is_degraded_and_leaves_the_last_proof(
