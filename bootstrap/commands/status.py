@@ -24,7 +24,7 @@ from ..spack.externals import find_externals
 from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
-from ..state.runs import Runs, mark_if_killed
+from ..state.runs import Runs, killed_words, mark_if_killed
 from ..state.store import ClusterState, KnownStorage, Reports
 from ..steps.boot_service import TIMER
 from ..steps.storage import read_only_error
@@ -46,6 +46,7 @@ class NodeStatus:
         holder: the process that has the cluster lock, while ``install`` runs.
         proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
         unread: how many reports of nodes could not be read, or not in time.
+        reached: False if shared storage did not answer, so that nothing is known about it.
         storage: the token of shared storage with the cluster that owns it.
         externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
     """
@@ -66,6 +67,7 @@ class NodeStatus:
     checked: int = 0
     reports: tuple[NodeReport, ...] = ()
     unread: int = 0
+    reached: bool = True
     storage: Token | None = None
     problems: tuple[Finding, ...] = ()
     externals: tuple[External, ...] | None = None
@@ -141,6 +143,7 @@ def read_status(options: Options, services: Services) -> Result[NodeStatus]:
         errors += unread
     except (PetalError, OSError) as error:
         errors.append(from_error(error, paths.shared_mount))
+        data = replace(data, reached=False)
     is_running = not errors and bool(data.runs) and data.runs[0].status is Status.RUNNING
     lost = (_lost_desired_state(paths),) if is_lost and data.current is not None and data.role is not None else ()
     data = replace(data, problems=() if is_running else (*_run_problems(data), *lost, *data.problems))
@@ -194,7 +197,9 @@ def _run_problems(data: NodeStatus) -> Iterator[Finding]:
     last = data.runs[0] if data.runs else None
     if last is None and data.role is not None:
         yield blocked("no run on this node yet", "petal-node bootstrap")
-    if last is not None and last.status in (Status.DEGRADED, Status.FAILED):
+    if last is not None and any(error["code"] == "run-killed" for error in last.errors):
+        yield blocked(killed_words(last), "petal-node repair")
+    elif last is not None and last.status in (Status.DEGRADED, Status.FAILED):
         yield blocked(f"the last run, {last.run_id}, is {last.status.value}", f"petal-node log --run {last.run_id}")
 
 

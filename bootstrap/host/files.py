@@ -197,7 +197,7 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
     if info.st_uid not in {0, os.geteuid()}:
         why = f"belongs to user {info.st_uid}, not to root"
         if not stat.S_ISDIR(info.st_mode):
-            return PathProblem(path, why, f"rm {quoted(path)}    # then, on the head node: petal-node repair")
+            return PathProblem(path, why, f"rm {quoted(path)}    # then: petal-node repair")
         remedy = f"chown root {quoted(path)}" if sticky else f"mv {quoted(path)} {quoted(path)}.foreign"
         return PathProblem(path, why, remedy, None if sticky else info.st_uid)
     if not info.st_mode & 0o022 or (sticky and info.st_mode & stat.S_ISVTX):

@@ -10,7 +10,7 @@ from ..core.model import Finding, RunRecord, Severity, change, satisfied
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..state.context import Context
-from ..state.runs import KEEP_RUNS, Runs, is_dead, mark_if_killed
+from ..state.runs import KEEP_RUNS, Runs, is_dead, killed_words, mark_if_killed
 from ..state.store import ClusterState
 from ..steps.base import Run, Step
 
@@ -27,10 +27,7 @@ class KilledRun(Step):
         dead = _dead(ctx)
         if not dead:
             return satisfied("the newest run of this node has ended, or is in progress")
-        newest, step = dead[0], dead[0].running_step
-        reason = f"run {newest.run_id} ({f'{newest.verb} {newest.event}'.strip()}) was killed"
-        reason += f" in the step {step}" if step else ""
-        return change(reason, "close its record; the other steps do its work")
+        return change(killed_words(dead[0]), "close its record; the other steps do its work")
 
     def apply(self, ctx: Context) -> None:
         for run in _dead(ctx):

@@ -25,11 +25,12 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
     data = result.data
     desired, now, install = data.desired, seconds_of(data.now), data.install
     config = desired.config if desired else {}
+    none, none_yet = ("none", "none yet") if data.reached else ("unknown", "unknown")
     lines = [
         Line(f"petal-node status: {result.status.value}", heading=True),
         _row("node", f"{data.node}, role {data.role.value if data.role else 'unknown'}"),
         _row("stack", f"{_stack(config)}, layout {config.get('layout', 'unknown')}"),
-        _row("release", f"{data.current or 'none'}, desired {desired.release if desired else 'unknown'}"),
+        _row("release", f"{data.current or none}, desired {desired.release if desired else 'unknown'}"),
         _row("version", f"{data.package}, desired {desired.version if desired else 'unknown'}"),
     ]
     for number, problem in enumerate(data.problems):
@@ -38,14 +39,14 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
     if install:
         lines += _run_lines(install, now, "install", steps=install.run_id not in {run.run_id for run in data.runs})
     else:
-        lines.append(_row("install", "none yet"))
+        lines.append(_row("install", none_yet))
     if data.holder:
         holder = data.holder
         lines.append(_row("lock", f"held by {holder.host}, process {holder.pid}, since {holder.since}"))
     if data.proof:
         lines += [_row("proof", f"{data.proof}{_ago(data.proof.time, now)}"), *_node_lines(data.proof.nodes, now)]
     else:
-        lines.append(_row("proof", "none yet"))
+        lines.append(_row("proof", none_yet))
     if data.reports or data.unread:
         passed = sum(report.passed for report in data.reports)
         unread = f", {data.unread} more not read" if data.unread else ""

@@ -33,6 +33,12 @@ def mark_if_killed(run: RunRecord, boot_id: str) -> RunRecord:
     return replace(run, status=Status.DEGRADED, errors=(*run.errors, error.to_dict()))
 
 
+def killed_words(run: RunRecord) -> str:
+    """The sentence about a killed run."""
+    step = f" in the step {run.running_step}" if run.running_step else ""
+    return f"run {run.run_id} ({f'{run.verb} {run.event}'.strip()}) was killed{step}"
+
+
 class LatestRuns(NamedTuple):
     """Records of runs, newest first, and an error for each that cannot be read."""
 

@@ -12,7 +12,7 @@ import pytest
 from bootstrap.commands import status as verb
 from bootstrap.commands.common import Services
 from bootstrap.commands.status import NodeStatus
-from bootstrap.core.errors import PetalError
+from bootstrap.core.errors import PetalError, StorageError
 from bootstrap.core.facts import Cluster, External, Facts
 from bootstrap.core.model import (
     Finding,
@@ -269,6 +269,25 @@ def test_a_killed_run_is_not_shown_as_running() -> None:
     assert "1 unfinished" in text
     assert "1 running" not in text
     assert "building gcc" not in text
+
+
+def test_a_killed_run_is_repaired(tmp_path: Path) -> None:
+    world, options = installed(tmp_path)
+    step = StepReport("packages", Outcome.RUNNING, "unpacking hello")
+    Runs(world.paths).save(replace(RUNNING, run_id="r3", verb="bootstrap", event="", steps=(step,)))
+    (problem,) = verb.read_status(options, world.services).data.problems
+    assert problem == blocked("run r3 (bootstrap) was killed in the step packages", "petal-node repair")
+
+
+def test_a_storage_that_does_not_answer_has_no_known_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, options = installed(tmp_path)
+
+    def hang(_: object, action: object, where: Path, seconds: float) -> None:
+        raise StorageError(f"{where} did not answer", code="storage-hangs")
+
+    monkeypatch.setattr(type(world.system), "on_storage", hang)
+    view = [str(line) for line in status_view(verb.read_status(options, world.services))]
+    assert {"  release   unknown, desired unknown", "  install   unknown", "  proof     unknown"} <= set(view)
 
 
 def test_only_the_newest_ended_run_has_details() -> None:
