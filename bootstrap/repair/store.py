@@ -163,12 +163,13 @@ def _packages(ctx: Context) -> Iterator[InstalledPackage]:
     for package in (package for package in ctx.config.packages if package.origin is not None):
         prefix = package_prefix(package, ctx.paths, ctx.facts.host)
         yield InstalledPackage(f"{package.name} {package.version}", prefix, package)
-    if not ctx.config.uses_spack or database.database_problem(store_of(ctx)):
+    if not ctx.config.uses_spack:
         return
-    installed = database.installed(store_of(ctx))
-    for spec in release_specs(ctx):
-        if not spec.external and spec.hash in installed:
-            yield InstalledPackage(f"{spec.name}@{spec.version}", installed[spec.hash])
+    specs = [spec for spec in release_specs(ctx) if not spec.external]
+    prefixes = database.prefixes_of(specs, store_of(ctx))
+    for spec in specs:
+        if spec.hash in prefixes:
+            yield InstalledPackage(f"{spec.name}@{spec.version}", prefixes[spec.hash])
 
 
 def _differences(ctx: Context, one: InstalledPackage) -> tuple[Difference, ...]:

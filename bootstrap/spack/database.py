@@ -85,6 +85,16 @@ def _installed(index: Path, store: Path) -> dict[str, Path]:
     return prefixes
 
 
+def prefixes_of(specs: Iterable[Locked], store: Path) -> dict[str, Path]:
+    """The prefixes of installed specs by hash; by their names (``scope.PROJECTION``) if the index cannot be read."""
+    if not database_problem(store):
+        known = installed(store)
+        return {spec.hash: known[spec.hash] for spec in specs if spec.hash in known}
+    named = {prefix.name: prefix for prefix in _prefixes(store)}
+    names = ((spec.hash, f"{spec.name}-{spec.version}-{spec.hash[:7]}") for spec in specs)
+    return {digest: named[name] for digest, name in names if name in named}
+
+
 def missing(specs: tuple[Locked, ...], store: Path) -> tuple[Locked, ...]:
     """The specs that are not completely installed in the store; externals are never missing."""
     flushed = _flushed(store)

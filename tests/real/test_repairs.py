@@ -339,8 +339,11 @@ def test_a_changed_spack_package_is_reinstalled_only_with_yes_and_an_emptied_one
     program.parent.mkdir(exist_ok=True)
     program.write_text("")
     manifest.write_text(json.dumps({str(program): entry}))
+    world.paths.store.joinpath(".spack-db", "index.json").write_text("{")  # one repair corrects both
     assert repaired(PackageFiles(), world.context).holds
     assert not prefix.exists()
+    engine.converge(steps, world.context, lambda _: None)
+    assert prefix.is_dir()
 
 
 def test_a_check_of_files_names_the_packages_that_it_did_not_reach(
