@@ -22,10 +22,10 @@ def check_node(ctx: Context, checks: Sequence[Check], reports: Sequence[StepRepo
     raises or does not finish in time is a finding too.
 
     Args:
-        reports: steps that this run has probed; their probes are not repeated.
+        reports: the steps of this run; probes that it has made are not repeated.
     """
     ctx = replace(ctx, observed=Observed())
-    probed = {report.name: report for report in reports}
+    probed = {report.name: report for report in reports if not report.was_left_out}
     findings: list[Finding] = []
     for check in checks:
         if ctx.role in check.roles and not failed_checks(findings) & {earlier.name for earlier in check.after}:

@@ -66,6 +66,11 @@ class StepReport:
     background: bool = False
 
     @property
+    def was_left_out(self) -> bool:
+        """True if a step that this one needs does not hold: it was not probed, and the other step has the remedy."""
+        return self.outcome is Outcome.BLOCKED and not self.remedy and self.error is None
+
+    @property
     def headline(self) -> str:
         """The first line of the reason."""
         return self.reason.partition("\n")[0]

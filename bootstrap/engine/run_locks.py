@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..core.deadlines import LOCK
-from ..core.errors import StateError, StorageError
+from ..core.errors import StateError, StorageError, from_error
 from ..core.model import Mode, Outcome, Scope, StepReport
 from ..core.text import quoted
 from ..host.locks import Holder, Lock, builders_ended, own_holder
@@ -98,12 +98,16 @@ def cluster_lock(ctx: Context) -> Iterator[Context]:
 
     Raises:
         LockTimeout: another process still holds it.
+        PetalError: ``file-...``, a file of the command cannot be written.
     """
     command = ctx.options.command
     with ExitStack() as stack:
         locks = RunLocks(ctx, stack, ctx.services.listen)
-        with locks.hold(StepReport(command, Outcome.WAITING, ""), Scope.CLUSTER) as inside:
-            yield inside
+        try:
+            with locks.hold(StepReport(command, Outcome.WAITING, ""), Scope.CLUSTER) as inside:
+                yield inside
+        except OSError as error:
+            raise from_error(error, ctx.paths.shared_mount) from error
 
 
 def _refuse_changed_storage(ctx: Context) -> None:

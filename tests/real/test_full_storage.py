@@ -85,6 +85,13 @@ def test_a_tarball_that_does_not_fit_is_refused_before_it_is_written(tmp_path: P
         assert [path.name for path in (disk / "t").rglob("*")] == ["a", "small"]
 
 
+def typed(world: World, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command on the head node."""
+    argv = [sys.executable, "-c", "from bootstrap.cli import entry; entry()", *words]
+    argv += ["--root", str(world.prefix), "--role", "head"]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, cwd=TOP)
+
+
 def test_gc_and_rollback_work_on_full_storage(tmp_path: Path) -> None:
     """Two releases share the disk with files of users, which take its last block."""
     world = World(tmp_path / "head")
@@ -100,13 +107,17 @@ def test_gc_and_rollback_work_on_full_storage(tmp_path: Path) -> None:
             releases.append(current_release(world.paths))
         for verb in (["rollback"], ["gc", "--keep", "1", "--yes"]):
             fill(disk)
-            argv = [sys.executable, "-c", "from bootstrap.cli import entry; entry()", *verb]
-            argv += ["--root", str(world.prefix), "--role", "head"]
-            done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=TOP)
+            done = typed(world, *verb)
             assert done.returncode == 0, done.stdout + done.stderr
             assert current_release(world.paths) == releases[0]
         assert [path.name[:4] for path in world.paths.store.glob("*/p-*")] == ["p-1-"]
         assert world.paths.reserve.stat().st_size == 1 << 20  # for the next time
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for verb in (["rollback", str(releases[0])], ["gc", "--yes"], ["repair"]):
+            done = typed(world, *verb)
+            assert done.returncode != 0
+            assert f"mount -o remount,rw {disk}" in done.stdout + done.stderr
+            assert "needs the step" not in done.stdout.partition("remaining findings:")[2]  # nothing is wrong there
 
 
 def test_status_does_not_call_read_only_storage_ok(tmp_path: Path) -> None:
