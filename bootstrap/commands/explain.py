@@ -1,4 +1,4 @@
-"""``explain``: the documentation of an error code, a check, a configuration key or an exit code.
+"""``explain``: the documentation of an error code, a check, a step, a configuration key or an exit code.
 
 The pages of ``docs/`` ship with petal-node. A name is the first cell of a row in a table of names, or a heading.
 """
@@ -15,10 +15,15 @@ from ..core.model import Result, Status
 from ..core.options import Options
 from ..state.context import Services
 
-CHECK, KEY, SECTION = "check", "configuration key", "section"
+CHECK, STEP, KEY, SECTION = "check", "step", "configuration key", "section"
 # Page and first column of the tables of names.
-ROWS = {("errors", "code"): "error code", ("configuration", "key"): KEY, ("output", "code"): "exit code"}
-KINDS = ("error code", CHECK, KEY, "exit code")
+ROWS = {
+    ("errors", "code"): "error code",
+    ("configuration", "key"): KEY,
+    ("output", "code"): "exit code",
+    ("output", "step"): STEP,
+}
+KINDS = ("error code", CHECK, STEP, KEY, "exit code")
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def explain(options: Options, services: Services) -> Result[Explanation]:
         what = f"{options.topic!r} is not documented{did_you_mean(options.topic, names)}"
         longer = [name for name in names if options.topic and name.startswith(options.topic)]
         why = f"documented are {', '.join(longer)}" if longer else ""
-        raise UsageError(what, why=why, remedy="petal-node explain    # lists all codes, checks and keys")
+        raise UsageError(what, why=why, remedy="petal-node explain    # lists all codes, checks, steps and keys")
     return Result("explain", Status.OK, Explanation(tuple(found), {}), run_id=services.run_id)
 
 

@@ -72,7 +72,8 @@ def repeats(line: str, options: Options, exit_code: int, *, on_head: bool = Fals
     if exit_code in TRANSIENT or options.nodes or options.dry_run or not found or (found[1] and not on_head):
         return False
     words = found[2].split()
-    return words[:1] == [options.command] and set(words) <= {options.command, *options.argv}
+    named = {options.topic, options.release} - {None}  # without its name, the command does something else
+    return words[:1] == [options.command] and named <= set(words) <= {options.command, *options.argv}
 
 
 def _program(typed: Options, options: Options, archive: Path | None, *, is_here: bool) -> list[str]:

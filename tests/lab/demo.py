@@ -119,7 +119,7 @@ def demo(lab: Lab) -> None:
     heading("every hook once more: nothing changes")
     again(lab)
     heading(f"done in {time.monotonic() - started:.0f} s; the cluster is left running")
-    show(f"docker exec -it {lab.container('head')} bash -l        make lab-down removes it")
+    show(f"docker exec -it {lab.container('head')} bash -l        make lab-down LAB={lab.name} removes it")
 
 
 def job(lab: Lab, config: dict[str, object]) -> Result:

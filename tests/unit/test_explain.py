@@ -13,7 +13,7 @@ from bootstrap.commands.explain import explain
 from bootstrap.core.errors import ExitCode, UsageError
 from bootstrap.core.model import Tool
 from bootstrap.core.options import Options
-from bootstrap.engine.registry import CHECKS
+from bootstrap.engine.registry import ALL
 from bootstrap.host.system import System
 from bootstrap.state.context import Services
 
@@ -24,9 +24,9 @@ def kinds_of(name: str | None) -> dict[str, str]:
     return {topic.kind: topic.text for topic in explain(Options("explain", topic=name), SERVICES).data.topics}
 
 
-def test_every_code_check_and_key_is_explained_and_no_text_is_empty() -> None:
+def test_every_code_check_step_and_key_is_explained_and_no_text_is_empty() -> None:
     names = explain(Options("explain"), SERVICES).data.names
-    assert set(names["check"]) >= {name for check in CHECKS for name in (check.name, *check.more_names)}
+    assert {*names["check"], *names["step"]} >= {name for check in ALL for name in (check.name, *check.more_names)}
     assert set(names["exit code"]) == {str(int(code)) for code in ExitCode}
     assert {"usage", "storage-hangs", "proof-failed"} < set(names["error code"])
     assert {"spack.mirrors.NAME.url", "check", "install.budget"} < set(names["configuration key"])
@@ -67,6 +67,11 @@ def test_a_typo_gets_a_suggestion_and_a_beginning_all_names() -> None:
         kinds_of("fetch")
     with pytest.raises(UsageError, match="'' is not documented"):
         kinds_of("")
+
+
+def test_an_unknown_name_gets_the_command_that_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "nonsense"]) == 2
+    assert re.search(r"(?m)^ +try +\S*petal-node explain +# lists all", capsys.readouterr().err)
 
 
 def test_text_fits_a_terminal_of_60_columns_and_nothing_is_written(

@@ -116,6 +116,9 @@ def test_the_arguments_of_the_failed_command_are_kept(command: list[str], line: 
         (["check", "--nodes", "all"], "petal-node check", False),
         (["status"], "petal-node status", True),
         (["hook", "configured"], "petal-node bootstrap", False),
+        (["explain", "nonsense"], "petal-node explain    # lists all", False),
+        (["rollback", "abc"], "petal-node rollback", False),
+        (["rollback", "abc"], "petal-node rollback abc", True),
     ],
 )
 def test_the_command_that_has_just_failed_is_known(command: list[str], line: str, expected: bool) -> None:
