@@ -113,6 +113,7 @@ def talking(cluster: Lab) -> Lab:
     wanted = json.loads(cluster.read("head", "/shared/petal/state/desired.json"))["config"]
     cluster.write("head", CONFIG, json.dumps({**wanted, "check": {**wanted["check"], **CHECK}}))
     cluster.exec("head", ("petal-node", "bootstrap", "--config", CONFIG)).check()
+    cluster.wait_idle()  # a proof of the boot service may still run
     return cluster
 
 
