@@ -157,14 +157,21 @@ def parse_environment(text: str) -> dict[str, str]:
 
 def take_environment() -> None:
     """Sets the variables of the last hook to reach servers, except those that an operator has set."""
-    try:
-        kept = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
-    except OSError:  # no worker has run here under systemd, or this user is not root
-        return
     given = {_purpose(name) for name in os.environ}
-    for name, value in kept.items():
-        if name.upper().startswith(NETWORK) and _purpose(name) not in given:
-            os.environ[name] = value
+    os.environ.update({name: value for name, value in _stored().items() if _purpose(name) not in given})
+
+
+def taken_environment() -> dict[str, str]:
+    """The variables to reach servers that this process has from the last hook; a shell of an operator lacks them."""
+    return {name: value for name, value in _stored().items() if os.environ.get(name) == value}
+
+
+def _stored() -> dict[str, str]:
+    try:
+        stored = parse_environment(ENVIRONMENT.read_text(encoding="utf-8", errors="replace"))
+    except OSError:  # no worker has run here under systemd, or this user is not root
+        return {}
+    return {name: value for name, value in stored.items() if name.upper().startswith(NETWORK)}
 
 
 def _purpose(name: str) -> str:

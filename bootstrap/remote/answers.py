@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import time
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from html import unescape
 from typing import Any, NamedTuple
 
-from ..core.errors import FetchError
+from ..core.errors import FetchError, redacted
+from ..host.systemd import taken_environment
 from . import s3
+from .client import origin_of
 from .metadata import problem_of_role
 
 MOST_TEXT = 1 << 16
@@ -27,6 +30,7 @@ REGION_CODES = re.compile(
 )
 
 FORBIDDEN = (401, 403)
+UPLOAD = "correct the URI, or upload the object"
 NAMES = re.compile(r'"[^"]*"|arn:\S+')  # of objects and roles in a message: these may have any word
 
 
@@ -87,7 +91,7 @@ _KINDS = (
         _s3(r"NoSuchBucket|InvalidBucketName|NoSuchAccessPoint"),
         "fetch-missing",
         "the bucket of {uri} does not exist",
-        ("correct the URI, or create the bucket: aws s3api head-bucket --bucket {bucket}",),
+        ("correct the URI, or create the bucket",),
     ),
     _Kind(
         lambda refusal: refusal.signed and refusal.refuses_credentials,
@@ -108,7 +112,13 @@ _KINDS = (
         "; neither the environment nor the instance metadata service has credentials{service}",
     ),
     _Kind(
-        lambda refusal: refusal.region and (REGION_CODES.search(refusal.code) or refusal.status in (301, 307)),
+        lambda refusal: refusal.is_elsewhere and refusal.headers.get("x-amz-bucket-region") == refusal.region,
+        "fetch-region",
+        "{uri} is in the region {region}, and {endpoint} cannot serve it",
+        ("{right_endpoint}", "{look_up}"),
+    ),
+    _Kind(
+        lambda refusal: refusal.is_elsewhere,
         "fetch-region",
         "{uri} is not in the region {region}",
         ("{right_region}", "{look_up}"),
@@ -131,7 +141,7 @@ _KINDS = (
         ),
         may_be_missing=True,
     ),
-    _Kind(lambda refusal: refusal.status in (404, 410), "fetch-missing", "{uri} does not exist", ("{look_up}",)),
+    _Kind(lambda refusal: refusal.status in (404, 410), "fetch-missing", "{uri} does not exist", ("{look_up}", UPLOAD)),
     _Kind(lambda _: True, "fetch-refused", "the server does not let this node use {uri}", ("{look_up}",)),
 )
 
@@ -180,6 +190,11 @@ class Refusal(Exception):
         return bool(CREDENTIALS.search(self.code))
 
     @property
+    def is_elsewhere(self) -> bool:
+        """True if S3 refuses because it has the bucket in another place."""
+        return bool(self.region and (REGION_CODES.search(self.code) or self.status in (301, 307)))
+
+    @property
     def right_region(self) -> str:
         """The region that S3 names instead of that of the request, else empty."""
         header = self.headers.get("x-amz-bucket-region", "")
@@ -206,8 +221,11 @@ class Refusal(Exception):
         action = re.search(r"perform: ([\w:]+)", self.words)
         tier = element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
         name, problem = self.right_region, problem_of_role()
+        variable = s3.endpoint_variable()
         values = {
             "uri": self.uri,
+            "endpoint": f"the endpoint {os.environ[variable]}" if variable else "the endpoint of that region",
+            "right_endpoint": f"correct {variable} {origin_of(variable)}" if variable else "try again later",
             "source": shlex.quote(self.uri),
             "look_up": look_up(self.uri),
             "verb": self.verb,
@@ -241,8 +259,19 @@ def text_of(answer: Any, deadline: float) -> str:
 
 
 def look_up(uri: str) -> str:
-    """The command that shows whether a remote object exists."""
-    return shlex.join(["aws", "s3", "ls", uri] if uri.startswith("s3://") else ["curl", "-sSIL", uri])
+    """The command that shows whether a remote object exists, with the rights and through the servers that a read needs.
+
+    It has the variables that this process got from the last hook, except those with a password.
+    """
+    words = ["curl", "-sSIL", uri]
+    if uri.startswith("s3://"):
+        where = s3.parse(uri)
+        words = ["aws", "s3api", "head-object", "--bucket", where.bucket, "--key", where.key]
+        if uri.endswith("/"):  # a directory was listed
+            words = ["aws", "s3", "ls", uri]
+    taken = {name: value for name, value in taken_environment().items() if redacted(value) == value}
+    names = [name for name in sorted(taken) if words[0] == "aws" or not name.startswith("AWS_")]
+    return " ".join((*(f"{name}={shlex.quote(taken[name])}" for name in names), shlex.join(words)))
 
 
 def element(text: str, name: str) -> str:

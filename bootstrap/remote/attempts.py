@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from ..core.errors import FetchError
 from ..host.log import LOG
@@ -23,8 +23,13 @@ class TryAgain(Exception):
     """A failure that may pass: a server error, a broken or silent connection."""
 
 
-class _UnknownName(TryAgain):
-    """The name of a host could not be resolved."""
+class _NoAnswer(TryAgain):
+    """A request got no answer on its way, for example because the name of the host could not be resolved."""
+
+    def __init__(self, found: client.NoAnswer, way: client.Way) -> None:
+        super().__init__(found.why)
+        self.is_unknown_name = found.is_unknown_name
+        self.way = way
 
 
 class Target(NamedTuple):
@@ -86,6 +91,11 @@ class _Route:
     def url(self) -> str:
         return s3.s3_url(self._uri, self._region) if self._region else self._uri
 
+    def way(self, error: BaseException | None = None) -> client.Way:
+        """The way of the request that got no answer, which a redirect may have led elsewhere."""
+        request = getattr(error, "request", None)
+        return client.way_to(getattr(request, "url", None) or self.url, s3.endpoint_variable() if self._bucket else "")
+
     def call(self, attempt: Callable[[Target], Any], deadline: float) -> Any:
         """Calls ``attempt``; raises ``TryAgain`` or FetchError for a refusal that cannot be corrected."""
         found = credentials() if self._region else None
@@ -136,7 +146,8 @@ def with_retries(
 
     def stop(state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        patience = min(seconds, NAME_SECONDS) if isinstance(error, _UnknownName) else seconds
+        is_unknown_name = isinstance(error, _NoAnswer) and error.is_unknown_name
+        patience = min(seconds, NAME_SECONDS) if is_unknown_name else seconds
         return (state.seconds_since_start or 0) + state.upcoming_sleep >= patience
 
     retrying = Retrying(
@@ -147,23 +158,25 @@ def with_retries(
         reraise=True,
     )
     try:
-        return retrying(_converted, uri, partial(route.call, attempt, deadline))
+        return retrying(_converted, uri, route, partial(route.call, attempt, deadline))
     except TryAgain as error:
+        s3_uri = uri.startswith("s3://")
         times = retrying.statistics.get("attempt_number", 1)
         why = f"{error}{f' ({times} attempts)' if times > 1 else ''}"
-        if isinstance(error, _UnknownName):
-            what, variables = f"{uri} {failure}", "check AWS_REGION, AWS_ENDPOINT_URL and HTTPS_PROXY"
-            remedy = (shlex.join(["getent", "hosts", str(urlsplit(route.url).hostname)]), variables)
-            raise FetchError(what, why=f"the name of its host is unknown: {why}", remedy=remedy) from error
-        way = "route or S3 gateway endpoint" if uri.startswith("s3://") else "route and security groups, and the proxy"
-        hint = f"check the subnet's {way}"
+        way = error.way if isinstance(error, _NoAnswer) else route.way()
+        if isinstance(error, _NoAnswer) and error.is_unknown_name:
+            setting = way.remedy or ("check AWS_REGION" if s3_uri else "correct the URI, or set HTTPS_PROXY")
+            remedy = (shlex.join(["getent", "hosts", way.host]), setting)
+            raise FetchError(f"{uri} {failure}", why=why, remedy=remedy) from error
+        known = "route or S3 gateway endpoint" if s3_uri else "route and security groups, or set HTTPS_PROXY"
+        hint = way.remedy or f"check the subnet's {known}"
         if isinstance(error.__cause__, answers.Refusal):
             hint = "the server can be reached, and has an error of its own: try again later"
         remedy = (hint, answers.look_up(uri))
         raise FetchError(f"{uri} {failure} within {seconds:.0f} s", why=why, remedy=remedy) from error
 
 
-def _converted(uri: str, action: Callable[[], Any]) -> Any:
+def _converted(uri: str, route: _Route, action: Callable[[], Any]) -> Any:
     """Calls ``action`` and converts exceptions of requests to FetchError or ``TryAgain``."""
     from requests import exceptions
     from urllib3.exceptions import HTTPError
@@ -171,18 +184,21 @@ def _converted(uri: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
-        what, remedy = f"{uri} is not a valid URI", "write s3://BUCKET/KEY or https://HOST/PATH"
-        if uri not in str(error):
-            what, remedy = f"{uri} could not be reached", "correct HTTPS_PROXY, ALL_PROXY or AWS_ENDPOINT_URL"
-        raise FetchError(what, why=str(error), remedy=remedy, code="fetch-scheme") from error
+        way = route.way(error)
+        if not way.remedy:
+            what, remedy = f"{uri} is not a valid URI", "write s3://BUCKET/KEY or https://HOST/PATH"
+            raise FetchError(what, why=str(error), remedy=remedy, code="fetch-scheme") from error
+        why = f"petal-node cannot use {way.server}: only http://HOST:PORT and https://HOST:PORT are supported"
+        raise FetchError(f"{uri} could not be reached", why=why, remedy=way.remedy) from error
     except (exceptions.RequestException, HTTPError) as error:
-        why, is_final, is_unknown_name = client.no_answer(error)
-        if is_final:
-            certificate = "certificate" in why
-            hint = (
+        way = route.way(error)
+        found = client.no_answer(error, way)
+        if not found.is_final:
+            raise _NoAnswer(found, way) from error
+        remedy = way.remedy
+        if "certificate" in found.why:
+            remedy = (
                 "add its authority to the store of this machine (update-ca-certificates, update-ca-trust), or name its"
                 " certificate in AWS_CA_BUNDLE"
             )
-            remedy = hint if certificate else "correct HTTPS_PROXY, or except the host in NO_PROXY"
-            raise FetchError(f"{uri} could not be reached", why=why, remedy=remedy) from error
-        raise (_UnknownName if is_unknown_name else TryAgain)(why) from error
+        raise FetchError(f"{uri} could not be reached", why=found.why, remedy=remedy) from error

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..host.systemd import ENVIRONMENT, taken_environment
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 20.0
@@ -112,6 +115,46 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = next((entry for entry in below if isinstance(entry, BaseException)), None)
 
 
+class Way(NamedTuple):
+    """The host that a request connects to.
+
+    Args:
+        server: its address, with ``the proxy`` or ``the endpoint`` before it.
+        host: its name.
+        remedy: to correct the variable that names it, with the origin of that; empty without a variable.
+    """
+
+    server: str
+    host: str
+    remedy: str
+
+
+def way_to(url: str, variable: str = "") -> Way:
+    """The way of a request to ``url``, through the proxy of the environment if that names one.
+
+    Args:
+        variable: the one that names the server of ``url``.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    host, kind, instead = urlsplit(url).hostname, "the endpoint " if variable else "", ""
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if proxy:
+        names = sorted(name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name] == proxy)
+        variable = next((name for name in names if name.lower() == f"{urlsplit(url).scheme}_proxy"), names[0])
+        url, kind, instead = proxy, "the proxy ", f", or except {host} in NO_PROXY"
+    scheme, _, rest = url.rpartition("://")
+    address = rest.partition("/")[0].rpartition("@")[2]
+    server = f"{kind}{scheme}://{address}" if kind and scheme else f"{kind}{address}"
+    remedy = f"correct {variable} {origin_of(variable)}{instead}" if variable else ""
+    return Way(server, re.sub(r":\d*\Z", "", address).strip("[]"), remedy)
+
+
+def origin_of(variable: str) -> str:
+    """Where this process has a variable of the environment from."""
+    return f"of the last hook ({ENVIRONMENT})" if variable in taken_environment() else "of this shell"
+
+
 class NoAnswer(NamedTuple):
     """Why a request got no answer.
 
@@ -126,21 +169,21 @@ class NoAnswer(NamedTuple):
     is_unknown_name: bool
 
 
-def no_answer(error: BaseException) -> NoAnswer:
+def no_answer(error: BaseException, way: Way | None = None) -> NoAnswer:
     """The reason in an exception of requests or urllib3."""
     import ssl
 
-    from requests.exceptions import ProxyError
+    from requests.exceptions import ConnectionError as NotConnected
 
     chain = tuple(causes(error))
     tunnel = TUNNEL.search(str(error))
     certificate = next((cause for cause in chain if isinstance(cause, ssl.SSLCertVerificationError)), None)
     calls = [cause for cause in chain if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)]
     why = tunnel[0] if tunnel else next((str(call.strerror) for call in calls if call.strerror), "")
+    is_unknown = any(isinstance(cause, socket.gaierror) for cause in chain)
     if certificate:
         why = f"the certificate of the server is not accepted: {certificate.verify_message}"
-    if why and isinstance(error, ProxyError):
-        why = f"the proxy: {why}"
+    elif why and way and isinstance(error, NotConnected):
+        why = f"the name of {way.server} is unknown: {why}" if is_unknown else f"{way.server}: {why}"
     refuses = tunnel and tunnel["status"].startswith("4") and tunnel["status"] not in ("408", "429")
-    is_unknown = any(isinstance(cause, socket.gaierror) for cause in chain)
     return NoAnswer(why or str(error), bool(certificate or refuses), is_unknown)

@@ -145,7 +145,8 @@ def has_files(prefix: str, *, region: str | None = None, seconds: float = 20.0) 
         with client.session() as session, to.send(session, "get") as answer:
             return "<Contents>" in answers.text_of(answer, to.deadline)
 
-    return bool(with_retries(prefix, region, seconds, look, "could not be listed"))
+    directory = f"{prefix.rstrip('/')}/"  # to list it needs other rights than to read an object of it
+    return bool(with_retries(directory, region, seconds, look, "could not be listed"))
 
 
 def _unreadable(path: Path, error: OSError) -> FetchError:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..core.errors import FetchError
+from . import client
 from .metadata import Credentials, metadata
 
 # The DNS suffix of each partition by the start of its regions' names (botocore/data/partitions.json).
@@ -87,8 +88,17 @@ def list_url(uri: str, region_name: str) -> str:
     return f"{_bucket_url(bucket, region_name)}/?list-type=2&max-keys=1&prefix={quote(prefix, safe='')}"
 
 
+def endpoint_variable() -> str:
+    """The variable that names the endpoint, empty if none is set."""
+    return next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), "")
+
+
 def _bucket_url(bucket: str, region_name: str) -> str:
-    endpoint = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/")
+    variable = endpoint_variable()
+    endpoint = os.environ.get(variable, "").rstrip("/")
+    if variable and not re.match(r"https?://[^/]", endpoint):
+        why, remedy = f"{variable} is not a URL: {endpoint}", f"correct {variable} {client.origin_of(variable)}"
+        raise FetchError("S3 could not be reached", why=why, remedy=remedy)
     arn = ARN.match(bucket)
     if arn:
         host = f"{arn['name']}-{arn['account']}"

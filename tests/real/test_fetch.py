@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import FetchError
+from bootstrap.host import systemd
 from bootstrap.host.log import LOG
 from bootstrap.remote import attempts, client
 from bootstrap.remote.answers import look_up
@@ -152,7 +153,7 @@ def test_a_closed_port_is_reported_as_unreachable(tmp_path: Path, monkeypatch: p
 def test_an_https_server_that_refuses_is_reported_without_advice_about_s3(tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         download(source(uri="https://127.0.0.1:9/x", seconds=0.1), tmp_path / "x")
-    assert caught.value.why.startswith("Connection refused")
+    assert caught.value.why.startswith("127.0.0.1:9: Connection refused")
     assert "curl -sSIL https://127.0.0.1:9/x" in caught.value.remedy
     assert not any("s3" in line.lower() for line in caught.value.remedy)
 
@@ -161,7 +162,7 @@ def test_the_command_for_a_missing_object_can_be_typed(tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         download(source(uri=f"{tmp_path}/a b"), tmp_path / "x")
     assert caught.value.remedy == (f"ls -ld '{tmp_path}/a b'",)
-    assert look_up("s3://bucket/a b?c&d") == "aws s3 ls 's3://bucket/a b?c&d'"
+    assert look_up("s3://bucket/a b?c&d") == "aws s3api head-object --bucket bucket --key 'a b?c&d'"
 
 
 def test_a_directory_is_not_called_missing(tmp_path: Path) -> None:
@@ -231,18 +232,66 @@ def test_redirects_in_a_circle_end(tls: Callable[..., Server], tmp_path: Path) -
         download(source(uri=f"{site.url}/x"), tmp_path / "x")
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://", "http://[bad", "http://proxy:port"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://u:p@127.0.0.1:1", "u:p@127.0.0.1:1", "http://", "http://[bad", "http://a:b"]
+)
 def test_a_wrong_address_in_the_environment_is_not_a_mistake_of_the_uri(
     proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(FetchError, match="could not be reached") as caught:
         download(source(uri="https://files.corp/x", seconds=5), tmp_path / "x")
-    assert "HTTPS_PROXY" in caught.value.remedy[0]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "s3.corp:9000")
-    with pytest.raises(FetchError, match="could not be reached") as caught:
-        download(source(uri="s3://b/k", seconds=5), tmp_path / "x")
-    assert "AWS_ENDPOINT_URL" in caught.value.remedy[0]
+    assert caught.value.code == "fetch-unreachable"
+    assert f"the proxy {proxy.replace('u:p@', '')}" in caught.value.why
+    assert caught.value.remedy[0] == "correct HTTPS_PROXY of this shell, or except files.corp in NO_PROXY"
+    for endpoint in ("s3.corp:9000", "garbage", "https://", "ftp://s3"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(FetchError, match="could not be reached: AWS_ENDPOINT_URL is not a URL") as caught:
+            download(source(uri="s3://b/k", seconds=5), tmp_path / "x")
+        assert caught.value.remedy[0] == "correct AWS_ENDPOINT_URL of this shell"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(
+    ("variable", "value", "uri", "server", "hint"),
+    [
+        ("HTTPS_PROXY", "http://p.invalid:3128", "https://a.corp/x", "", "or except a.corp in NO_PROXY"),
+        ("all_proxy", "http://127.0.0.1:1", "https://a.corp/x", "the proxy http://127.0.0.1:1: ", ""),
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1", "s3://b/x", "the endpoint http://127.0.0.1:1: ", ""),
+    ],
+)
+def test_the_host_that_was_not_reached_is_named_with_its_variable_and_where_that_is_set(
+    variable: str,
+    value: str,
+    uri: str,
+    server: str,
+    hint: str,
+    stored: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = "http://u:password@p"
+    stored_env = {variable: value, "ftp_proxy": secret, "HTTP_PROXY": secret} if stored else {}
+    file = tmp_path / "environment"
+    file.write_text(systemd.environment_file(stored_env))
+    monkeypatch.setattr(systemd, "ENVIRONMENT", file)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("HTTP_PROXY", secret) if variable != "AWS_ENDPOINT_URL_S3" else None
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(FetchError) as caught:
+        read(source(uri=uri, seconds=0.5), tmp_path)
+    error, (first, second) = caught.value, caught.value.remedy
+    assert (server or "the name of the proxy http://p.invalid:3128 is unknown") in error.why
+    known = "of the last hook (/var/lib/petal-node/environment)" if stored else "of this shell"
+    command = f"curl -sSIL {uri}" if uri.startswith("https") else "aws s3api head-object --bucket b --key x"
+    if not server:
+        assert (first, second) == ("getent hosts p.invalid", f"correct {variable} {known}, {hint}")
+    else:
+        assert first.startswith(f"correct {variable} {known}")
+        assert second == (f"{variable}={value} {command}" if stored else command)
+    assert "password" not in str(error) + "".join(error.remedy)
 
 
 def test_the_endless_body_of_a_redirect_is_not_read(
@@ -403,12 +452,12 @@ def test_a_sites_own_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_proxy_that_refuses_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(always(407)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        with pytest.raises(FetchError, match="the proxy: Tunnel connection failed: 407") as caught:
+        with pytest.raises(FetchError, match=f"the proxy {proxy.url}: Tunnel connection failed: 407") as caught:
             download(source(uri="https://files.corp/x"), tmp_path / "x")
         assert "NO_PROXY" in caught.value.remedy[0]
         assert proxy.paths == ["files.corp:443"]
         monkeypatch.setenv("NO_PROXY", "files.corp,127.0.0.1")
-        with pytest.raises(FetchError, match="name of its host is unknown"):
+        with pytest.raises(FetchError, match=r"name of files\.corp is unknown"):
             download(source(uri="https://files.corp/x", seconds=1), tmp_path / "x")
 
 
@@ -419,7 +468,7 @@ def test_an_unknown_host_is_given_up_soon_with_one_line_in_the_log(
     assert attempts.NAME_SECONDS < 10
     monkeypatch.setattr(attempts, "NAME_SECONDS", 1.5)
     started = time.monotonic()
-    with pytest.raises(FetchError, match="the name of its host is unknown") as caught:
+    with pytest.raises(FetchError, match=r"the name of files\.invalid is unknown") as caught:
         download(source(uri="https://files.invalid/x", seconds=60), tmp_path / "x")
     assert time.monotonic() - started < 6
     assert re.search(r"\(\d+ attempts\)", caught.value.why)

@@ -167,13 +167,13 @@ REFUSALS = {
         refuses(404, "NoSuchBucket", "The specified bucket does not exist"),
         "fetch-missing",
         "the bucket of s3://b/petal.yaml does not exist",
-        "aws s3api head-bucket --bucket b",
+        "correct the URI, or create the bucket",
     ),
     "unknown code": (
         refuses(400, "InvalidRequest", "\x1b[31mObject is \x00 encrypted with a customer key\n"),
         "fetch-refused",
         "does not let this node use",
-        "aws s3 ls",
+        "aws s3api head-object --bucket b --key petal.yaml",
     ),
 }
 
@@ -251,6 +251,13 @@ def test_a_region_is_followed_once(serve: Serve, tmp_path: Path) -> None:
     assert (error.code, len(server.requests)) == ("fetch-region", 2)
     assert "PermanentRedirect" in error.why
     assert "set AWS_REGION=eu-west-1" in error.remedy
+
+
+def test_an_endpoint_that_cannot_serve_the_region_is_named(serve: Serve, tmp_path: Path) -> None:
+    server = serve(refuses(301, "PermanentRedirect", "no", x_amz_bucket_region="us-east-1"))
+    error = refused(tmp_path)
+    assert error.what == f"s3://b/petal.yaml is in the region us-east-1, and the endpoint {server.url} cannot serve it"
+    assert error.remedy[0] == "correct AWS_ENDPOINT_URL of this shell"
 
 
 def test_an_upload_follows_the_region_too(serve: Serve) -> None:
