@@ -11,13 +11,14 @@ from typing import TypeVar
 from ..checks.release import CurrentRelease, read_release
 from ..cluster import detect as facts
 from ..core.deadlines import COMMAND, POLL, PROBE, SILENCE
-from ..core.errors import PetalError, WaitTimeout, from_error
+from ..core.errors import PetalError, StateError, WaitTimeout, from_error
 from ..core.facts import External, Facts
 from ..core.model import Finding, NodeReport, Result, Role, RunRecord, Severity, Status, blocked
 from ..core.options import Options
 from ..core.paths import Paths
 from ..engine.configuration import find_desired_state, mount_in
 from ..host import systemd
+from ..host.files import path_problem
 from ..host.locks import Holder, holder_of
 from ..host.times import timestamp
 from ..spack.externals import find_externals
@@ -25,7 +26,7 @@ from ..state.context import Services
 from ..state.desired import DesiredState, Proof, Token, is_foreign
 from ..state.release import current_release
 from ..state.runs import Runs, killed_words, mark_if_killed
-from ..state.store import ClusterState, KnownStorage, Reports
+from ..state.store import ClusterState, KnownStorage, Reports, untrusted_remedy
 from ..steps.boot_service import TIMER
 from ..steps.storage import read_only_error
 
@@ -46,7 +47,6 @@ class NodeStatus:
         holder: the process that has the cluster lock, while ``install`` runs.
         proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
         unread: how many reports of nodes could not be read, or not in time.
-        reached: False if shared storage did not answer, so that nothing is known about it.
         storage: the token of shared storage with the cluster that owns it.
         externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
     """
@@ -67,7 +67,6 @@ class NodeStatus:
     checked: int = 0
     reports: tuple[NodeReport, ...] = ()
     unread: int = 0
-    reached: bool = True
     storage: Token | None = None
     problems: tuple[Finding, ...] = ()
     externals: tuple[External, ...] | None = None
@@ -143,7 +142,7 @@ def read_status(options: Options, services: Services) -> Result[NodeStatus]:
         errors += unread
     except (PetalError, OSError) as error:
         errors.append(from_error(error, paths.shared_mount))
-        data = replace(data, reached=False)
+    errors = list({str(error): error for error in errors}.values())
     is_running = not errors and bool(data.runs) and data.runs[0].status is Status.RUNNING
     lost = (_lost_desired_state(paths),) if is_lost and data.current is not None and data.role is not None else ()
     data = replace(data, problems=() if is_running else (*_run_problems(data), *lost, *data.problems))
@@ -168,6 +167,10 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
 
     problems = read(lambda: tuple(_release_problems(paths, data.desired))) or ()
     token = read(shared.token)
+    insecure = read(lambda: path_problem(paths.shared_root / "releases", paths.shared_mount))
+    if insecure is not None:
+        what = f"{insecure}; no run uses {paths.shared_mount}"
+        errors.append(StateError(what, remedy=untrusted_remedy(paths, insecure), code="untrusted"))
     if read(lambda: paths.shared.is_dir() and os.statvfs(paths.shared).f_flag & os.ST_RDONLY):
         errors.append(read_only_error(paths.shared_mount))
     data = replace(data, current=current_release(paths), storage=token, problems=problems)

@@ -138,7 +138,8 @@ def _copy_of_lost(paths: Paths, facts: Facts) -> DesiredState | None:
     insecure = path_problem(path, paths.shared_mount)
     if insecure is not None:
         what = f"neither {paths.state}/desired.json nor its copy in release {release}, the current one, is read"
-        raise ReleaseError(what, why=str(insecure), remedy=untrusted_remedy(paths, insecure), code="untrusted")
+        remedy = ("on the head node: petal-node repair", *untrusted_remedy(paths, insecure))
+        raise ReleaseError(what, why=str(insecure), remedy=remedy, code="untrusted")
     problem: object = None
     copy = None
     try:

@@ -25,7 +25,7 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
     data = result.data
     desired, now, install = data.desired, seconds_of(data.now), data.install
     config = desired.config if desired else {}
-    none, none_yet = ("none", "none yet") if data.reached else ("unknown", "unknown")
+    none, none_yet = ("unknown", "unknown") if result.errors else ("none", "none yet")
     lines = [
         Line(f"petal-node status: {result.status.value}", heading=True),
         _row("node", f"{data.node}, role {data.role.value if data.role else 'unknown'}"),

@@ -290,6 +290,15 @@ def test_a_storage_that_does_not_answer_has_no_known_release(tmp_path: Path, mon
     assert {"  release   unknown, desired unknown", "  install   unknown", "  proof     unknown"} <= set(view)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes the owner of a directory, and this is not root")
+def test_releases_of_another_owner_are_not_ok(tmp_path: Path) -> None:
+    world, options = installed(tmp_path)
+    os.chown(world.paths.shared_root / "releases", 1000, -1)
+    result = verb.read_status(options, world.services)
+    assert [error["code"] for error in result.errors] == ["untrusted"]
+    assert result.errors[0]["remedy"][1].startswith("chown -Rh --from=1000")  # the release stays current
+
+
 def test_only_the_newest_ended_run_has_details() -> None:
     failed = PetalError("it broke").to_dict()
     older, newer = (replace(RUN, run_id=run_id, errors=(failed,)) for run_id in ("r1", "r2"))
