@@ -24,7 +24,10 @@ def entry() -> None:
 
     os.umask(0o022)
     streams.open_streams()
-    code = main(sys.argv[1:])
+    try:
+        code = main(sys.argv[1:])
+    except Exception as error:  # noqa: BLE001 - of the parser, the log or the printer
+        code = _unguarded(error, sys.argv[1:])
     # ParallelCluster ends the start of a node whose hook fails.
     lost = 0 if sys.argv[1:2] == ["hook"] else streams.lost()
     sys.exit(code or lost)
@@ -76,6 +79,25 @@ def _run(options: Options) -> int:
     return result.exit_code
 
 
+def _unguarded(error: Exception, argv: Sequence[str]) -> int:
+    """Prints an error that is not of a verb, and so has no ``Options``, and returns the exit code."""
+    from .core.errors import PetalError, from_error
+    from .core.model import failed
+    from .core.options import Options
+    from .engine.recorder import crash
+    from .host.times import new_run_id
+    from .report import render as report
+
+    verb = argv[0] if argv else ""
+    options, run_id = Options(verb, json="--json" in argv, quiet=True), new_run_id()
+    if isinstance(error, (PetalError, OSError)):
+        result = failed(verb, from_error(error, None), run_id)
+    else:
+        result = failed(verb, crash(error, options.paths, run_id), run_id)
+    report.show(result, options)
+    return 0 if verb == "hook" and "--strict" not in argv else result.exit_code
+
+
 def _guarded(options: Options, services: Services) -> Result[object]:
     """Runs the verb. Expected errors and bugs become results: an operator never sees a traceback.
 
@@ -89,7 +111,7 @@ def _guarded(options: Options, services: Services) -> Result[object]:
     from .core.model import failed
     from .engine.recorder import crash
     from .host.log import LOG
-    from .host.processes import Terminated
+    from .host.processes import Terminated, interruptible
     from .state.machine import forget_other_machine
 
     try:
@@ -97,7 +119,8 @@ def _guarded(options: Options, services: Services) -> Result[object]:
             forget_other_machine(options.paths)
         module, _, name = VERBS[options.command].function.partition(".")
         function = getattr(import_module(f".commands.{module}", __package__), name)
-        result: Result[object] = function(options, services)
+        with interruptible():
+            result: Result[object] = function(options, services)
     except (PetalError, OSError) as error:
         LOG.error("%s", error, extra={"step": options.command})
         result = failed(options.command, from_error(error, None), services.run_id)

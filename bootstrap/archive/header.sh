@@ -6,7 +6,13 @@
 # Candidates are executed without a version check. If one is too old, the loader executes this file again with the
 # candidate in PETAL_TRIED, after the number of this process, so that no interpreter is started twice.
 
-boot='import sys, zipimport
+boot='try:  # until a verb runs, Ctrl-C ends Python as it ends other programs, without a traceback
+    from _signal import SIGINT, SIG_DFL, default_int_handler, getsignal, signal
+    if getsignal(SIGINT) is default_int_handler:  # not ignored
+        signal(SIGINT, SIG_DFL)
+except ImportError:  # Python 2
+    pass
+import sys, zipimport
 sys.argv[:1] = []
 try:
     code = zipimport.zipimporter(sys.argv[0]).get_code("__main__")

@@ -16,6 +16,7 @@ from ..core.options import BOOT, EVENTS, IMAGES, LOG_LEVELS, Options
 
 T = TypeVar("T")
 
+NO_DIRECTORY = "{!r} is relative, and the working directory was removed: cd to another one"
 SHORT_LOCK_WAIT = 60.0  # seconds; bootstrap waits longer for another installer
 DESCRIPTION = "Install and prove HPC software on every node of an AWS ParallelCluster."
 EXIT_CODES = """\
@@ -55,13 +56,19 @@ def _uri(text: str) -> str:
     """A URI, or a path that is valid in the directory of a hook's worker too."""
     if not text:
         raise ArgumentTypeError("the URI is empty")
-    return text if ":" in text else os.path.abspath(text)  # noqa: PTH100 - keeps links
+    try:
+        return text if ":" in text else os.path.abspath(text)  # noqa: PTH100 - keeps links
+    except OSError as error:
+        raise ArgumentTypeError(NO_DIRECTORY.format(text)) from error
 
 
 def _path(text: str) -> Path:
     if not text:
         raise ArgumentTypeError("the path is empty")
-    return Path(text).resolve()
+    try:
+        return Path(text).resolve()
+    except OSError as error:
+        raise ArgumentTypeError(NO_DIRECTORY.format(text)) from error
 
 
 def _value(text: str, metavar: str | None = None, **keywords: Any) -> dict[str, Any]:

@@ -32,6 +32,24 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def interrupts_end() -> None:
+    """Lets Ctrl-C end this process as it ends other programs, without a traceback, unless its parent ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it Ctrl-C raises KeyboardInterrupt, so that records are closed and jobs cancelled."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 
 
@@ -16,6 +17,7 @@ def entry() -> None:
         "flags": [sys.flags.isolated, sys.flags.no_site, sys.flags.utf8_mode],
         "tree": sys.path[0],
         "archive": os.environ["PETAL_ARCHIVE"],
+        "interrupt": str(signal.getsignal(signal.SIGINT)),
         "tried": os.environ.get("PETAL_TRIED"),
         "arguments": sys.argv[1:],
         "spack_envs": str(resources.path("spack_envs")),

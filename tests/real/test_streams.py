@@ -62,3 +62,73 @@ def test_a_full_pipe_that_does_not_block_gets_all_output() -> None:
             text = stream.read().decode()
     assert process.returncode == 0
     assert text.endswith("print errors, failures and warnings only\n")
+
+
+# The program, with Ctrl-C (SIGINT) at a point outside of the verb.
+INTERRUPTED = """
+import os, signal
+signal.signal(signal.SIGINT, START)
+from bootstrap import cli
+from bootstrap.host.processes import interrupts_end
+from POINT import NAME as real
+import POINT
+def interrupt(*arguments, **keywords):
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(*arguments, **keywords)
+POINT.NAME = interrupt
+interrupts_end()
+cli.entry()
+"""
+
+
+def interrupted(point: str, start: str, root: Path) -> subprocess.CompletedProcess[str]:
+    module, name = point.split()
+    program = INTERRUPTED.replace("POINT", module).replace("NAME", name).replace("START", f"signal.{start}")
+    command = [sys.executable, "-c", program, "status", "--root", str(root)]
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("point", ["bootstrap.commands.arguments parse", "bootstrap.report.render show"])
+def test_ctrl_c_outside_of_the_verb_ends_without_a_traceback(point: str, tmp_path: Path) -> None:
+    for start, code in (("default_int_handler", -2), ("SIG_IGN", 0)):
+        done = interrupted(point, start, tmp_path)
+        assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_ctrl_c_within_a_verb_is_its_result(tmp_path: Path) -> None:
+    done = interrupted("bootstrap.commands.status status", "default_int_handler", tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (130, "petal-node: interrupted [interrupted]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("plan --config x.yaml", 2),
+        ("bootstrap --root tree", 2),
+        ("check --html page.html --root /", 2),
+        ("hook start --root tree", 0),
+        ("version", 0),
+        ("explain usage", 0),
+    ],
+)
+def test_a_working_directory_that_was_removed_causes_no_traceback(arguments: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f"cd gone; rmdir ../gone; {PROGRAM} {arguments}"
+    env = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert code == 0 or "the working directory was removed" in done.stderr
+
+
+@pytest.mark.parametrize(("error", "code"), [("ValueError", 70), ("PermissionError(13, 'x', '/f')", 1)])
+def test_an_error_of_the_printer_or_the_log_causes_no_traceback(error: str, code: int, tmp_path: Path) -> None:
+    for verb, expected in (("status", code), ("hook start", 0), ("hook start --strict", code)):
+        program = (
+            "from pathlib import Path\nfrom bootstrap import cli\nfrom bootstrap.core.paths import Paths\n"
+            f"Paths.var = Path({str(tmp_path)!r})\n"
+            f"def broken(*_):\n    raise {error}\ncli._run = broken\ncli.entry()\n"
+        )
+        command = [sys.executable, "-c", program, *verb.split()]
+        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (expected, False)
+        assert done.stderr.startswith("petal-node: ")
