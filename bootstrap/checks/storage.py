@@ -10,7 +10,8 @@ from pathlib import Path
 from ..core.deadlines import PROBE
 from ..core.facts import NETWORK_KINDS
 from ..core.model import Finding
-from ..core.text import quoted
+from ..core.paths import Paths
+from ..core.text import human, quoted
 from ..spack.program import version_of
 from ..state.context import Context
 from ..steps.base import Check
@@ -19,7 +20,8 @@ from ..steps.storage import Storage
 
 LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
-LOCAL = ("/", "/tmp", "/var")  # noqa: S108 - looked at, not written
+FULL_BYTES = 1 << 20  # less is used up and freed again by each record
+LOCAL = ("/", "/tmp", "/var", "/var/lib/petal-node", "/var/log")  # noqa: S108 - looked at, not written
 # Options that harm users.
 HARMFUL = {
     "soft": "while the server is slow, a program may read half a file without an error (nfs(5))",
@@ -81,6 +83,10 @@ class DiskUsage:
     device: int
 
     @property
+    def is_full(self) -> bool:
+        return self.free < FULL_BYTES or self.inodes == 0
+
+    @property
     def is_low(self) -> bool:
         return (self.share < LOW_SHARE and self.free < LOW_BYTES) or self.inodes < LOW_SHARE
 
@@ -89,7 +95,7 @@ class DiskUsage:
         """Commands that show the directories with the most files or bytes."""
         if self.inodes < LOW_SHARE:
             return (f"df -i {quoted(self.place)}", f"du -x --inodes -d 2 {quoted(self.place)} | sort -n | tail")
-        return (f"df -h {quoted(self.place)}", f"du -xh -d 2 {quoted(self.place)} | sort -h | tail")
+        return (f"df -h {quoted(self.place)}", f"du -xah -d 2 {quoted(self.place)} | sort -h | tail")
 
     def __str__(self) -> str:
         if self.inodes < LOW_SHARE and self.free:
@@ -104,6 +110,11 @@ class DiskUsage:
         return cls(shown, found.f_bavail * found.f_frsize, share, inodes, place.stat().st_dev)
 
 
+def local_disks(paths: Paths) -> list[DiskUsage]:
+    """The file systems of this machine that petal-node and its users write to; one may have several entries."""
+    return [DiskUsage.of(path, place) for place in LOCAL if (path := paths.at(place)).is_dir()]
+
+
 class DiskSpace(Check):
     """Whether local disks and shared storage have free space and inodes."""
 
@@ -112,12 +123,12 @@ class DiskSpace(Check):
     after = (HiddenMounts, MountStorage, Storage)
 
     def findings(self, ctx: Context) -> Iterator[Finding]:
-        disks = [DiskUsage.of(path, place) for place in LOCAL if (path := ctx.paths.at(place)).is_dir()]
+        disks = local_disks(ctx.paths)
         shared = ctx.paths.shared_mount
         if ctx.mounted is not None or not ctx.paths.live:
             disks.append(ctx.system.on_storage(lambda: DiskUsage.of(shared, ctx.paths.mount), shared, self.seconds))
         distinct = list({disk.device: disk for disk in reversed(disks)}.values())
-        full = next((disk for disk in distinct if disk.free == 0 or disk.inodes == 0), None)
+        full = next((disk for disk in distinct if disk.is_full), None)
         low = next((disk for disk in distinct if disk.is_low), None)
         if full:
             yield self.fail(str(full), "nothing can be written there", *full.commands)
@@ -126,7 +137,7 @@ class DiskSpace(Check):
         else:
             least = min(distinct, key=lambda disk: disk.free)
             fullest = f", the fullest of {len(distinct)} file systems" if len(distinct) > 1 else ""
-            yield self.ok(f"{least.free / (1 << 30):.1f} GiB free on {least.place}{fullest}")
+            yield self.ok(f"{human(least.free)} free on {least.place}{fullest}")
 
 
 class OptSpack(Check):

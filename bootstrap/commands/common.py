@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..core.errors import NotRoot
-from ..core.model import Plan, Result, RunRecord
+from ..core.model import Outcome, Plan, Result, RunRecord
 from ..core.options import Options
 from ..engine.converge import plan
 from ..engine.prepare import prepare
@@ -33,11 +33,14 @@ def require_root(options: Options, services: Services) -> None:
 
 
 def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Step]) -> Plan:
-    """What ``verb`` would do with these steps, and the command that does it."""
+    """What ``verb`` would do with these steps, and the command for that; if steps are blocked, to plan again."""
     ctx = prepare(options, services)
     more = [f"--{name}" for name in ("yes", "deep") if getattr(options, name)]  # options of repair
     remedy = shlex.join(["petal-node", verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
+    if verb == "bootstrap" and any(report.outcome is Outcome.BLOCKED for report in reports):
+        wrong = f"{options.config}, or what else blocks" if options.config else "what blocks"
+        remedy = f"correct {wrong} steps, then: {options.typed}"
     return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, (remedy,))
 
 

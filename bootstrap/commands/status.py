@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..checks.release import CurrentRelease, read_release
+from ..checks.storage import local_disks
 from ..cluster import detect as facts
 from ..core.deadlines import COMMAND, POLL, PROBE, SILENCE
 from ..core.errors import PetalError, StateError, WaitTimeout, from_error
@@ -145,7 +146,8 @@ def read_status(options: Options, services: Services) -> Result[NodeStatus]:
     errors = list({str(error): error for error in errors}.values())
     is_running = not errors and bool(data.runs) and data.runs[0].status is Status.RUNNING
     lost = (_lost_desired_state(paths),) if is_lost and data.current is not None and data.role is not None else ()
-    data = replace(data, problems=() if is_running else (*_run_problems(data), *lost, *data.problems))
+    full = [blocked(str(disk), *disk.commands) for disk in local_disks(paths) if disk.is_full][:1]
+    data = replace(data, problems=() if is_running else (*full, *_run_problems(data), *lost, *data.problems))
     state = Status.RUNNING if is_running else Status.DEGRADED if errors or data.problems else Status.OK
     return Result("status", state, data, tuple(error.to_dict() for error in errors), services.run_id)
 

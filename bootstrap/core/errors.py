@@ -314,7 +314,8 @@ def from_os_error(error: OSError, mount: Path | None) -> PetalError:
             The remedy names it if the path is below it, below ``/opt/petal`` (which it backs), or unknown.
     """
     code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", STATUS, STATUS))
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else None
+    name = error.filename2 if error.errno in NO_SPACE and error.filename2 else error.filename  # the target of a copy
+    path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes, os.PathLike)) else None
     if mount is not None and (path is None or {mount, ROOT} & {path, *path.parents}):
         remedy = on_mount
     else:

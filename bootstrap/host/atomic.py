@@ -232,8 +232,10 @@ def _staged(path: Path, mode: int, confirm: Callable[[], None] | None) -> Iterat
         if confirm is not None:
             confirm()
         part.rename(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # write(2) names no file
+            error.filename = str(path)
         raise
     flush_directory(path.parent)
 

@@ -9,7 +9,6 @@ is gzip, bzip2 or xz.
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
 import lzma
 import os
@@ -22,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from ..core.errors import DISK_ERRORS, PackageError
-from ..core.text import quoted
+from ..core.errors import DISK_ERRORS, PackageError, full_disk_remedy
+from ..core.text import human, quoted
 from ..host.files import make_dir
 
 MAX_MEMBERS = 1_000_000
@@ -164,7 +163,7 @@ class _Bounds:
         self._members = self._size = 0
 
     def admit(self, member: PurePosixPath, is_dir: bool, size: int) -> None:
-        """Raises PackageError if the archive exceeds a limit with this member, OSError if the disk has no space."""
+        """Raises PackageError if the archive exceeds a limit, or the space of the disk, with this member."""
         self._members += 1
         self._size += size
         if len(member.parts) - (not is_dir) > MAX_DEPTH:
@@ -178,7 +177,10 @@ class _Bounds:
             what, command = f"{self._name} is too large to unpack", f"df -h {quoted(self._target.parent)}"
             raise PackageError(what, why=why, remedy=(command, REMEDY), code="package-archive")
         if self._size > self._free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))
+            what = f"{self._name} does not fit on the disk of {self._target.parent}"
+            why = f"up to {str(member)!r} its files have {human(self._size)}, and {human(self._free)} are free"
+            command = full_disk_remedy("file-no-space", self._target.parent)
+            raise PackageError(what, why=why, remedy=command, code="file-no-space")
 
 
 def _unsafe(member: str, name: str, why: str) -> PackageError:

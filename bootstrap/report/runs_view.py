@@ -65,7 +65,7 @@ def plan_view(result: Result[Plan]) -> list[Line]:
         verb, lines = "plan", [*step_lines(plan.steps), *skipped_lines(plan.steps)]
     where = f"role={plan.role.value}  node={plan.node}  layout={plan.layout}  release={plan.release or 'unknown'}"
     lines = [Line(f"petal-node {verb}  {where}", heading=True), *lines, Line(summary(plan.steps), heading=True)]
-    pending = any(step.outcome is Outcome.WOULD_CHANGE for step in plan.steps)
+    pending = any(step.outcome in (Outcome.WOULD_CHANGE, Outcome.BLOCKED) for step in plan.steps)
     return lines + (remedy_lines(plan.remedy, Line.indent) if pending else [])
 
 

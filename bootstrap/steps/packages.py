@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from ..config.model import PackageConfig
 from ..core.errors import DISK_ERRORS, FetchError, PackageError, from_os_error
 from ..core.model import Finding, blocked, change, elsewhere, satisfied
+from ..core.text import human
 from ..host import inventory
 from ..host.atomic import private_dir, staged_dir, write_json
 from ..host.files import make_dir, read_json
@@ -113,4 +115,6 @@ def install(ctx: Context, package: PackageConfig) -> None:
         known = from_os_error(error, ctx.paths.shared_mount)
         code = known.code if error.errno in DISK_ERRORS else ""
         what = f"{package.name} {package.version} cannot be installed"
-        raise PackageError(what, why=known.why, remedy=known.remedy, code=code) from error
+        free = human(shutil.disk_usage(ctx.paths.root).free)
+        why = f"{known.why}; without it {free} are free" if code == "file-no-space" else known.why
+        raise PackageError(what, why=why, remedy=known.remedy, code=code) from error

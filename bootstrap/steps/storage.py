@@ -12,7 +12,7 @@ from ..core.deadlines import PROBE
 from ..core.errors import StateError, StorageError
 from ..core.facts import NETWORK_KINDS, Mount
 from ..core.model import Finding, Role, Severity, change, elsewhere, satisfied
-from ..core.text import quoted
+from ..core.text import human, quoted
 from ..host.files import Lstats, PathProblem, make_own_dir, mode_problem, path_problem
 from ..host.locks import lock_problem, mount_lock_problem, no_locks_error
 from ..host.log import LOG
@@ -23,8 +23,6 @@ from ..state.store import ClusterState, KnownStorage, is_own_storage, untrusted_
 from .base import ClusterStep, Run, Step
 from .mount import HiddenMounts, MountStorage
 from .self_install import SelfInstall
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,7 @@ def _compare(ctx: Context, mount: Mount | None, view: StorageView, known: KnownS
         lines = (f"create {ctx.paths.shared} (root, 0755)", "write the storage token")
         return change(f"{ctx.paths.shared} is not prepared", *lines)
     assert view.token is not None
-    token, free = f"token {view.token.token[:8]}", f"{view.free / GIB:.0f} GiB free"
+    token, free = f"token {view.token.token[:8]}", f"{human(view.free)} free"
     kind = "a directory" if mount is None else f"{mount.kind} from {mount.source}"
     if _serves_another(ctx, view.token):
         return satisfied(f"{kind}, {free}, {token} of cluster {view.token.owner}")

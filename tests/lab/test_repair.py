@@ -203,7 +203,7 @@ FAULTS: dict[str, Fault] = {
         "/tmp has 0 MiB left",
         "refused",
         "umount /tmp",
-        "du -xh",
+        "du -xah",
     ),
     "/tmp without inodes": Fault(
         C,

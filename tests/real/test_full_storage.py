@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.commands.status import read_status
+from bootstrap.core.errors import PackageError
 from bootstrap.core.model import Role, Status
 from bootstrap.core.paths import Paths
 from bootstrap.engine.converge import converge
@@ -80,8 +81,9 @@ def test_a_worker_updates_its_heartbeat_and_ends_its_job(directory: JobDirectory
 def test_a_tarball_that_does_not_fit_is_refused_before_it_is_written(tmp_path: Path) -> None:
     archive = tarball(tmp_path / "x.tar.gz", {"a/small": "x", "a/large": "x" * (3 << 20)})
     with mounted(tmp_path / "disk", 2) as disk:
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(PackageError, match=r"its files have 3\.0 MiB, and 2\.0 MiB are free") as caught:
             unpack(archive, disk / "t")
+        assert (caught.value.code, caught.value.remedy) == ("file-no-space", (f"df -h {disk}; df -i {disk}",))
         assert [path.name for path in (disk / "t").rglob("*")] == ["a", "small"]
 
 
@@ -146,3 +148,19 @@ def test_a_full_disk_for_the_log_does_not_change_the_result_of_a_command(tmp_pat
         done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=TOP)
         assert (done.returncode, done.stderr) == (0, "")
         assert "removed 1 other file" in done.stdout
+
+
+def test_a_full_local_disk_is_named_by_the_command_and_by_status(tmp_path: Path) -> None:
+    """The records have a disk of their own, so the run cannot leave one."""
+    world = World(tmp_path / "head", config_text=with_package(tmp_path))
+    (tmp_path / "petal.yaml").write_text(world.config_text)
+    with mounted(world.paths.var, 1) as disk:
+        fill(disk)
+        done = typed(world, "bootstrap", "--config", str(tmp_path / "petal.yaml"))
+        assert done.returncode == 1
+        assert f"a file operation failed: {disk}/" in done.stderr
+        assert f"df -h {disk}" in done.stderr
+        found = read_status(world.options(), world.services)
+    assert found.status is Status.DEGRADED
+    assert found.data.problems[0].reason == "/var/lib/petal-node has 0 MiB left"
+    assert found.data.problems[0].remedy[0] == "df -h /var/lib/petal-node"
