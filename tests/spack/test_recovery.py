@@ -257,6 +257,6 @@ def test_a_full_disk_during_a_build_is_reported_and_the_next_run_continues(
     options = Options("gc", root=prefix, role=Role.HEAD, release=first.release, keep=1, yes=True)
     rollback(options, services(System()))
     removed = gc(options, services(System())).data
-    assert [package.prefix.name[:4] for package in removed.packages] == ["fat-"]
+    assert [package.path.name[:4] for package in removed.packages] == ["fat-"]
     assert manifests(store) == whole
     assert database.compare(store).index_agrees
