@@ -16,7 +16,7 @@ from ..config.model import CheckCommand
 from ..core.deadlines import PROGRAM
 from ..core.errors import PetalError
 from ..core.model import Finding, Role, Severity
-from ..core.text import at_most, count, first_words, quoted
+from ..core.text import at_most, first_words, quoted
 from ..host.files import text_or_empty
 from ..host.system import USERS_OUTPUT, clean_env, passwd_entry
 from ..state.context import Context
@@ -266,7 +266,7 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], *, without_driver: bo
     lines_of_all = [line for _, answer in looked_at for line in answer.text.splitlines()]
     empty = [line[: -len(EMPTY)] for line in lines_of_all if line.startswith("/") and line.endswith(EMPTY)]
     if empty:
-        message, why = f"{count(len(empty), 'program')} of the modules are empty", ", ".join(at_most(QUOTED, empty))
+        message, why = f"empty programs in the modules: {len(empty)}", ", ".join(at_most(QUOTED, empty))
         return Finding("libraries", Severity.FAIL, message, why, (f"ls -l {shlex.quote(empty[0])}",))
     programs = 0
     for name, answer in looked_at:

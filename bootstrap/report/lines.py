@@ -31,7 +31,7 @@ PROBLEMS = (Severity.WARN, Severity.FAIL)
 
 @dataclass(frozen=True)
 class Line:
-    """One line: an optional mark, which a terminal shows in colour, a label of fixed width, and text.
+    """An optional mark, which a terminal shows in colour, a label of fixed width, and text of one or more lines.
 
     Args:
         lead: a word before the text: ``try``, ``more``.
@@ -95,7 +95,8 @@ def finding_lines(findings: Iterable[Finding]) -> list[Line]:
     for finding in findings:
         lines.append(Line(f"{finding.check}: {finding.message}", CHECK_MARKS[finding.severity]))
         if finding.severity in PROBLEMS:
-            lines += [*_why(finding.why, 7), *remedy_lines(finding.remedy, 7), _more(finding.topic, 7)]
+            lines += [Line(finding.why, indent=7, lead="why  ")] if finding.why else []
+            lines += [*remedy_lines(finding.remedy, 7), _more(finding.topic, 7)]
     return lines
 
 
@@ -106,15 +107,10 @@ def error_lines(errors: Iterable[Mapping[str, Any]]) -> list[Line]:
         lines.append(Line(f"petal-node: {error['what']} [{error['code']}]", heading=True))
         if error.get("problems"):
             lines += [Line(str(Problem(**problem))) for problem in error["problems"]]
-        else:
-            lines += _why(str(error.get("why", "")), 2)
+        elif error.get("why"):
+            lines.append(Line(str(error["why"]), lead="why  "))
         lines += [*remedy_lines(error.get("remedy", ()), 2), _more(str(error["code"]), 2)]
     return lines
-
-
-def _why(text: str, indent: int) -> list[Line]:
-    first, *rest = text.splitlines() or [""]
-    return [Line(f"why  {first}", indent=indent), *(Line(line, indent=indent + 5) for line in rest)] if first else []
 
 
 def _more(topic: str, indent: int) -> Line:

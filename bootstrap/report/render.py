@@ -136,7 +136,10 @@ def _with_commands(lines: Iterable[Line], to_type: ToType) -> Iterator[Line]:
     for line in lines:
         text = to_type(line.text) if line.commands else line.text
         if text is not None:
-            yield replace(line, text=text)
+            first, *rest = text.splitlines() or [""]
+            yield replace(line, text=first)
+            column = len(str(replace(line, text="|"))) - 1
+            yield from (Line(more, indent=column) for more in rest)
 
 
 def _write(stream: TextIO, lines: Iterable[str]) -> None:

@@ -63,7 +63,7 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
 
 
 def _row(label: str, text: str) -> Line:
-    return Line(f"{label:<{LABEL}} {text}")
+    return Line(text, lead=f"{label:<{LABEL}} ")
 
 
 def _stack(config: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ def test_a_file_that_the_kernel_does_not_run_fails(world: World, content: bytes,
     assert (finding.why, finding.remedy) == (f"{folder}/{reason}", ("bash -lc 'module load good; type -a tool'",))
     assert script.code == 3
     finding = login_shell.judge_libraries([("good", libraries)])  # finds empty programs that no ``run`` names
-    assert (finding.severity, "are empty" in finding.message) == (Severity.FAIL, True)
+    assert (finding.severity, "empty programs" in finding.message) == (Severity.FAIL, True)
     assert f"{folder}/interpreter" in finding.why
 
 

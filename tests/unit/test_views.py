@@ -472,3 +472,14 @@ def test_text_of_programs_is_never_read_as_markup(
     assert "\x07" not in shown
     assert "\x9b" not in shown
     assert "\x7f" not in shown
+
+
+def test_a_reason_of_several_lines_is_printed_on_several_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = Finding(
+        "munge", Severity.FAIL, "no credential", "munge: error\nsinfo: error", ("systemctl status munge",)
+    )
+    answer = NodeReport("n", "head", "t", None, (finding,))
+    report.show(Result("check", Status.DEGRADED, answer), Options("check"))
+    assert "       why  munge: error\n            sinfo: error\n       try  systemctl" in capsys.readouterr().out
+    report.show(failed("check", PetalError("no answer", why="munge: error\nsinfo: error")), Options("check"))
+    assert "\n  why  munge: error\n       sinfo: error\n" in capsys.readouterr().err
