@@ -8,8 +8,8 @@
 # the AWS CLI, https:// by curl, file://). Nothing is executed before the checksum of a copy that only root can write was
 # verified. If the archive cannot be fetched, petal-node-hook.service runs this hook again until it can.
 #
-# The exit code is 0 whatever fails, because a failed custom action terminates the node; with --strict it is the tool's, or
-# 1. A failure is one line on stdout, on stderr and in /var/log/petal-node.log.
+# The exit code is 0 whatever fails, because a failed custom action terminates the node; with --strict it is the tool's, 2 for
+# wrong arguments, or 1. A failure is one line on stdout, on stderr and in /var/log/petal-node.log.
 #
 #   PETAL_FETCH_SECONDS  time to find the archive (default: 60; 6 on compute and login nodes, whose hooks end within 10 s)
 #   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE, ...: as for the tool (docs/configuration.md)
@@ -103,7 +103,11 @@ set_deadline() {
     # shellcheck disable=SC2086  # two files
     ! grep -Eqs '^cfn_node_type="?(ComputeFleet|LoginNode)|"node_type"[[:space:]]*:[[:space:]]*"(ComputeFleet|LoginNode)"' $facts || budget=6
     case $role in head) budget=60 ;; compute | login) budget=6 ;; esac
-    case ${PETAL_FETCH_SECONDS-} in '' | 0* | *[!0-9]* | ?????*) ;; *) budget=$PETAL_FETCH_SECONDS ;; esac
+    case ${PETAL_FETCH_SECONDS-} in
+    '') ;;
+    0* | *[!0-9]* | ?????*) note "ignored PETAL_FETCH_SECONDS: it must be 1 to 9999" ;;
+    *) budget=$PETAL_FETCH_SECONDS ;;
+    esac
     patience=$((budget / 20 + 1)) # seconds for the first answer of a mount; a client tries as often before it gives its reason
     [ -z "$retrying" ] || budget=60
     clock
@@ -238,6 +242,7 @@ fail_fetch() {
         code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
         ;;
     *[Cc]ertificate* | *CERTIFICATE*) code=fetch-unreachable remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
+    *'resolve host'* | *'resolve proxy'*) code=fetch-unreachable remedy="correct the name in --package or HTTPS_PROXY: getent hosts NAME" ;;
     *) code=fetch-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
     esac
     case $code in file-* | fetch-too-large) ;; *) [ ! -s "$part" ] || mv -f "$part" "$kept" ;; esac # the next try continues it
@@ -304,6 +309,7 @@ fail() {
     record "$@"
     [ -z "$retrying" ] || exit 75 # systemd starts the unit again
     [ -n "$strict" ] || exit 0
+    [ "$1" != hook-usage ] || exit 2 # as for an unknown option
     exit 1
 }
 

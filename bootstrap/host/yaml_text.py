@@ -27,6 +27,9 @@ _SECTION = re.compile(r"(?m)^(?=[^\s#\-\]},])")  # where a key of the top level 
 _TYPOGRAPHIC = ("\u201c", "\u201d", "\u2018", "\u2019", "\u201e")
 _ALIAS, _MAP, _LIST = "!alias", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 # Parts of PyYAML's messages, and the usual cause of each.
+GZIP = b"\x1f\x8b"
+WIDE = (b"\xff\xfe", b"\xfe\xff")  # the byte order marks of UTF-16
+MOST_CONTROLS = 16  # control characters in the first KiB; a text has fewer
 _CAUSES = {
     "mapping values are not allowed": "wrong indentation, or a second colon: align it, or use quotes",
     "could not find expected ':'": "write KEY: VALUE, with a space after the colon",
@@ -109,11 +112,13 @@ def read_document(data: bytes | str, name: str) -> Document:
     """A file that an administrator wrote, with its mistakes. With wrong syntax, each section is read by itself.
 
     Raises:
-        ConfigError: ``config-syntax``: it is not a mapping, or nested too deeply.
+        ConfigError: ``config-syntax``: it is not text or not a mapping, or nested too deeply.
     """
     import yaml
 
     document = Document(name)
+    if isinstance(data, bytes) and _is_binary(data):
+        raise _unusable(name, f"it is not text{': it is compressed with gzip' if data[:2] == GZIP else ''}")
     text = _decoded(data, document)
     try:
         _read(text, document)
@@ -133,11 +138,16 @@ def _unusable(name: str, why: str) -> ConfigError:
     return ConfigError(f"{name} is not a configuration", why=why, remedy=_remedy(name), code="config-syntax")
 
 
+def _is_binary(data: bytes) -> bool:
+    """True for a tarball or program: each of its bytes would be a mistake."""
+    controls = sum(byte < 9 or 13 < byte < 32 for byte in data[:1024])
+    return data[:2] == GZIP or (data[:2] not in WIDE and controls >= MOST_CONTROLS)
+
+
 def _decoded(data: bytes | str, document: Document) -> str:
     """The text of the file. Bytes that are not UTF-8 and control characters are reported and replaced."""
     if isinstance(data, bytes):
-        is_wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        data = data.decode("utf-16", "replace") if is_wide else data.decode("utf-8-sig", "surrogateescape")
+        data = data.decode("utf-16", "replace") if data[:2] in WIDE else data.decode("utf-8-sig", "surrogateescape")
     text = data.replace("\r\n", "\n")
     for number, line in enumerate(text.split("\n"), 1):
         found = _CONTROL.search(line)

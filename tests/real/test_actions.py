@@ -85,8 +85,8 @@ def test_wrong_arguments_are_a_usage_error_without_secrets(hook, arguments, why)
     assert kept == [], "a secret was written"
 
 
-def test_with_strict_every_failure_of_the_hook_exits_1(hook, tmp_path):
-    failed(hook, hook.run("--strict"), "hook-usage", exit_code=1)
+def test_with_strict_every_failure_has_an_exit_code(hook, tmp_path):
+    failed(hook, hook.run("--strict"), "hook-usage", exit_code=2)
     hook.prefix = tmp_path / "other"
     hook.prefix.mkdir()
     failed(hook, hook.fetch(f"file://{tmp_path}/none", "--strict"), "fetch-missing", exit_code=1)

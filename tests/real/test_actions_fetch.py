@@ -506,7 +506,9 @@ def test_a_disk_without_room_for_another_file_is_reported(hook, files):
 def test_a_missing_file_is_reported(hook, tmp_path, seconds):
     """A shell ends with 2 if a number is octal or too large for it; such a time is ignored."""
     hook.env["PETAL_FETCH_SECONDS"] = seconds
-    failed(hook, hook.fetch(f"file://{tmp_path}/none"), "fetch-missing")
+    ran = hook.fetch(f"file://{tmp_path}/none")
+    failed(hook, ran, "fetch-missing")
+    assert ("ignored PETAL_FETCH_SECONDS" in ran.out) == (seconds not in ("", "2"))
 
 
 def test_a_directory_instead_of_a_file_is_reported(hook, tmp_path):

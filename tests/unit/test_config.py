@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
 
 from bootstrap.config import load, model
+from bootstrap.config.load import parse
 from bootstrap.core.errors import ConfigError, ExitCode, did_you_mean
 
 SHA = "ab" * 32
@@ -296,3 +298,14 @@ def test_a_uri_is_a_mirror_of_sources_and_a_section_a_build_cache() -> None:
     assert found == {"short": (True, False), "s3": (False, True), "both": (True, True)}
     assert list(made.spack.caches) == ["s3", "both"]
     assert load.from_mapping(json.loads(json.dumps(made.to_dict()))) == made
+
+
+BINARY = {"gzip": gzip.compress(b"stack: none"), "program": bytes(range(256)) * 4, "tar": b"a.txt" + bytes(507)}
+
+
+@pytest.mark.parametrize("data", BINARY.values(), ids=BINARY)
+def test_a_file_that_is_not_text_is_one_mistake(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="is not a configuration: it is not text") as caught:
+        parse(data, "/root/a.tar.gz")
+    assert caught.value.code == "config-syntax"
+    assert parse("stack: none".encode("utf-16"), "x").stack == "none"
