@@ -325,9 +325,9 @@ class ClusterState:
 
 def untrusted_remedy(paths: Paths, problem: PathProblem) -> tuple[str, ...]:
     """The commands for a path on shared storage that others could change. A release that is current stays in place."""
-    remedy = problem.remedy
-    if problem.owner is not None and os.path.lexists(paths.shared_root / "current"):
-        remedy = f"chown -Rh --from={problem.owner} root:root {quoted(paths.shared)}    # {UNTOUCHED}"
+    remedy, owner = problem.remedy, problem.owner
+    if owner is not None and os.path.lexists(paths.shared_root / "current"):
+        remedy = f"chown -Rh --from={owner} root:root {quoted(paths.shared)}    # {UNTOUCHED}"
     return f"ls -ld {quoted(problem.path)}", remedy
 
 
