@@ -34,12 +34,15 @@ def first_words(text: str, length: int) -> str:
 
 
 def cut(value: Any, length: int) -> Any:
-    """JSON values with texts of at most ``length`` characters, in ASCII because JSON makes six of each other one.
+    """JSON values with texts of one line and at most ``length`` characters.
+
+    Texts are in ASCII, because JSON makes six characters of each other one.
 
     A line of a ``remedy`` is a command: it stays whole, or is left out if it has more than ``COMMAND_LENGTH``.
     """
     if isinstance(value, str):
-        return first_words(value, length).encode("ascii", "replace").decode("ascii")
+        line = " / ".join(value.splitlines())
+        return first_words(line, length).encode("ascii", "replace").decode("ascii")
     if isinstance(value, Mapping):
         return {key: _commands(item) if key == "remedy" else cut(item, length) for key, item in value.items()}
     return [cut(item, length) for item in value] if isinstance(value, (list, tuple)) else value

@@ -136,7 +136,8 @@ def _with_commands(lines: Iterable[Line], to_type: ToType) -> Iterator[Line]:
     for line in lines:
         text = to_type(line.text) if line.commands else line.text
         if text is not None:
-            first, *rest = text.splitlines() or [""]
+            # Elsewhere a line end is escaped: a user's text could look like a line of petal-node.
+            first, *rest = text.splitlines() or [""] if line.lead and not line.commands else [text]
             yield replace(line, text=first)
             column = len(str(replace(line, text="|"))) - 1
             yield from (Line(more, indent=column) for more in rest)

@@ -15,6 +15,7 @@ from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
 from bootstrap.core.errors import ConfigError, PetalError, ProcessFailed, UsageError
 from bootstrap.core.model import Finding, FleetReport, NodeReport, Outcome, Result, Severity, Status, plain
+from bootstrap.core.text import cut
 from bootstrap.engine import converge as engine
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet, launch
@@ -81,6 +82,7 @@ def test_no_path_and_no_command_of_a_report_is_cut() -> None:
     assert report is not None
     (found,) = report.findings
     assert (found.message, found.why, found.remedy) == (text, f"{text}, and ...", (command,))
+    assert cut({"why": "one\n  try  rm -rf /"}, 400) == {"why": "one /   try  rm -rf /"}  # one line
 
 
 def test_a_node_that_is_down_has_failed_with_slurms_reason_and_a_drained_one_has_not(tmp_path: Path) -> None:

@@ -483,3 +483,11 @@ def test_a_reason_of_several_lines_is_printed_on_several_lines(capsys: pytest.Ca
     assert "       why  munge: error\n            sinfo: error\n       try  systemctl" in capsys.readouterr().out
     report.show(failed("check", PetalError("no answer", why="munge: error\nsinfo: error")), Options("check"))
     assert "\n  why  munge: error\n       sinfo: error\n" in capsys.readouterr().err
+    forged = NodeReport(
+        "n", "compute", "t", None, (replace(finding, check="a\nproved", message="b\nok", remedy=("c\nd",)),)
+    )
+    report.show(Result("check", Status.DEGRADED, FleetReport((forged,))), Options("check", nodes="all"))
+    printed = capsys.readouterr().out.splitlines()
+    assert not [
+        line for line in printed if line.split()[0] in ("ok", "proved", "d") and line != "proved on 0 of 1 nodes"
+    ]
