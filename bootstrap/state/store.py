@@ -327,7 +327,7 @@ def untrusted_remedy(paths: Paths, problem: PathProblem) -> tuple[str, ...]:
     """The commands for a path on shared storage that others could change. A release that is current stays in place."""
     remedy, owner = problem.remedy, problem.owner
     if owner is not None and os.path.lexists(paths.shared_root / "current"):
-        remedy = f"chown -Rh --from={owner} root:root {quoted(paths.shared)}    # {UNTOUCHED}"
+        remedy = f"chown -Rh --from={owner:d} root:root {quoted(paths.shared)}    # {UNTOUCHED}"
     return f"ls -ld {quoted(problem.path)}", remedy
 
 
