@@ -30,7 +30,9 @@ from ..state.desired import DesiredState
 from ..state.release import build_targets_of, check_queue, release_id
 from ..state.request import kept_request, kept_role
 from ..state.store import KnownStorage
+from ..steps.base import Step
 from ..steps.module_tree import ModuleTree
+from ..steps.packages import Packages
 from .configuration import desired_state_on, find_desired_state, mount_in, read_config, restore_desired_state
 from .handover import hand_over
 from .inputs import is_mistake, look_up
@@ -182,11 +184,16 @@ def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
     with _collected(errors, "spack.target"):
         build_targets = choose_targets(ctx.config, facts, desired)
     ctx = replace(ctx, facts=facts, environment=environment, build_targets=build_targets, externals=externals)
+    asked: list[Step] = []
     if errors and ctx.options.command == "plan":
-        steps = [step for step in STEPS if "stack" not in errors or not isinstance(step, ModuleTree)]
-        for (_, key), answer in look_up(steps, replace(ctx, release=ctx.release or "unknown")).items():
-            if isinstance(answer, PetalError) and is_mistake(answer, ctx):
-                errors[key] = answer
+        asked = [step for step in STEPS if "stack" not in errors or not isinstance(step, ModuleTree)]
+    elif ctx.sets_desired_state and ctx.options.command == "bootstrap" and ctx.mode is not Mode.IMAGE:
+        asked = [Packages()]  # all wrong ones at once, before other nodes get this configuration
+    for (_, key), answer in look_up(asked, replace(ctx, release=ctx.release or "unknown")).items():
+        if isinstance(answer, PetalError) and is_mistake(answer, ctx):
+            problem = Problem(key, str(answer), ctx.config.places.get(key, ""))
+            what = f"{ctx.options.config or 'the configuration'} has 1 mistake"
+            errors[key] = ConfigError(what, [problem], remedy=answer.remedy, code=answer.code)
     if errors:
         raise _joined(errors, ctx.options, ctx.config)
     inputs = {**environment, "system": _scope_inputs(ctx, externals)}

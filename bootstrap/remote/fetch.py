@@ -212,7 +212,7 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         code = "fetch-forbidden" if isinstance(error, PermissionError) else from_os_error(error, None).code
-        why, remedy = str(error), f"ls -ld {quoted(target.parent)}; df -h {quoted(target.parent)}"
+        why, remedy = error.strerror or str(error), f"ls -ld {quoted(target.parent)}; df -h {quoted(target.parent)}"
         raise FetchError(f"{target} cannot be written", why=why, remedy=remedy, code=code) from error
 
 
@@ -251,10 +251,14 @@ def open_file(path: Path) -> BinaryIO:
 def verify(uri: str, expected: str, actual: str) -> None:
     """Compares the checksum of a fetched object with the expected one: FetchError ``fetch-checksum``."""
     if actual != expected:
+        path = local_path(uri)
+        remedy = "upload the right object, or correct its sha256 in the configuration or argument"
+        if path is not None:
+            remedy = f"sha256sum {quoted(path)}    # then correct its sha256, or replace the file"
         raise FetchError(
             f"{uri} does not have the expected checksum",
             why=f"its sha256 is {actual}, expected {expected}",
-            remedy="upload the right object, or correct its sha256 in the configuration or argument",
+            remedy=remedy,
             code="fetch-checksum",
         )
 

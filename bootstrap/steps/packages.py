@@ -42,9 +42,7 @@ class Packages(ClusterStep):
         absent = [package for package in ctx.config.packages if package.prefix and not _prefix(ctx, package).is_dir()]
         if absent:
             names = ", ".join(f"{package.name} at {_prefix(ctx, package)}" for package in absent)
-            return blocked(
-                f"the machine image does not contain {names}", "install it in the image, or remove it from packages"
-            )
+            return blocked(f"the machine image does not contain {names}", *map(_to_install, absent))
         missing = [package for package in ctx.config.packages if not _is_whole(ctx, package)]
         if missing:
             lines = (f"unpack {package.name} {package.version} into {_prefix(ctx, package)}" for package in missing)
@@ -52,17 +50,27 @@ class Packages(ClusterStep):
         return satisfied(f"installed packages: {len(ctx.config.packages)}, all of the configuration")
 
     def inputs(self, ctx: Context) -> Mapping[str, Question]:
-        """Tarballs that are not unpacked yet, except on shared storage that a run mounts first."""
+        """Missing prefixes, and tarballs to unpack, except on shared storage that a run mounts first."""
         asked: dict[str, Question] = {}
         for number, package in enumerate(ctx.config.packages):
             if package.origin and not _is_whole(ctx, package) and not ctx.is_mounted_later(package.origin.source):
                 asked[f"packages[{number}].source"] = partial(look_at, ctx.source_of(package.origin))
+            elif package.prefix and not _prefix(ctx, package).is_dir():
+                asked[f"packages[{number}].prefix"] = partial(_absent, package, _prefix(ctx, package))
         return asked
 
     def apply(self, ctx: Context) -> None:
         for package in ctx.config.packages:
             if not _is_whole(ctx, package):
                 install(ctx, package)
+
+
+def _absent(package: PackageConfig, prefix: Path) -> str:
+    raise FetchError(f"{prefix} does not exist on this machine", remedy=_to_install(package), code="fetch-missing")
+
+
+def _to_install(package: PackageConfig) -> str:
+    return f"install {package.name} at {package.prefix} in the image, or remove it from packages"
 
 
 def _prefix(ctx: Context, package: PackageConfig) -> Path:

@@ -101,6 +101,36 @@ def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(
     assert "petal-node bootstrap" not in shown
 
 
+def test_bootstrap_reports_all_wrong_packages_before_it_changes_the_desired_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tarball(tmp_path / "good.tar.gz", {"a/b": "c"})
+    lines = [
+        "packages:",
+        f"- {{name: good, version: '1', source: {good}, sha256: {sha256_of(good)}}}",
+        f"- {{name: changed, version: '1', source: {good}, sha256: {SHA}}}",
+        f"- {{name: gone, version: '1', source: file://{tmp_path}/gone.tar.gz, sha256: {SHA}}}",
+        "- {name: none, version: '1', prefix: /opt/none}",
+    ]
+    config, node = tmp_path / "petal.yaml", tmp_path / "node"
+    (node / "shared").mkdir(parents=True)
+    arguments = ["bootstrap", "--config", str(config), "--root", str(node), "--role", "head"]
+    for wrong in (lines, [*lines[:2], lines[4]]):
+        config.write_text("\n".join(wrong))
+        assert main(arguments) == 78
+        error = capsys.readouterr().err
+        assert f"{config} has {'3 mistakes' if wrong is lines else '1 mistake'}" in error
+        for number, line in enumerate(wrong[2:], 3):
+            key = f"packages[{number - 2}].{'prefix' if 'prefix' in line else 'source'}"
+            assert f"petal.yaml:{number}: {key}: " in error
+        assert "install none at /opt/none in the image" in error
+        assert (f"sha256sum {good}" in error) == (wrong is lines)
+    assert not [*node.rglob("desired.json")]
+    config.write_text("\n".join(lines[:2]))
+    assert main(arguments) in (0, 3), capsys.readouterr().out
+    assert [*node.rglob("desired.json")]
+
+
 @pytest.mark.parametrize(
     ("more", "places"),
     [
