@@ -38,6 +38,9 @@ from .handover import hand_over
 from .inputs import is_mistake, look_up
 from .registry import STEPS
 
+# Not mistakes of the configuration: a step fails for them, and the others go on.
+OF_THE_NODE = frozenset({"fetch-region", "fetch-no-credentials", "fetch-forbidden", "fetch-refused"})
+
 
 def prepare(options: Options, services: Services, *, follow: bool = False, may_hand_over: bool = False) -> Context:
     """The context of a run on a node, in a tree, or on a machine that becomes an image.
@@ -189,8 +192,9 @@ def _with_release(ctx: Context, desired: DesiredState | None) -> Context:
         asked = [step for step in STEPS if "stack" not in errors or not isinstance(step, ModuleTree)]
     elif ctx.sets_desired_state and ctx.options.command == "bootstrap" and ctx.mode is not Mode.IMAGE:
         asked = [Packages()]  # all wrong ones at once, before other nodes get this configuration
+    ignored = OF_THE_NODE if ctx.options.command == "bootstrap" else frozenset()
     for (_, key), answer in look_up(asked, replace(ctx, release=ctx.release or "unknown")).items():
-        if isinstance(answer, PetalError) and is_mistake(answer, ctx):
+        if isinstance(answer, PetalError) and is_mistake(answer, ctx) and answer.code not in ignored:
             problem = Problem(key, str(answer), ctx.config.places.get(key, ""))
             what = f"{ctx.options.config or 'the configuration'} has 1 mistake"
             errors[key] = ConfigError(what, [problem], remedy=answer.remedy, code=answer.code)

@@ -116,5 +116,6 @@ def test_a_run_that_lost_its_lock_publishes_nothing(nfs: Machine, releases: tupl
     assert releases[1] in nfs.head.read("/shared/petal/state/desired.json")
     assert nfs.head.sh("ls -d /shared/petal/root/store/*/hello-3.0*").code != 0
     assert publish(nfs, "1.0") == releases[0]
+    client.until("it sees the release", f"readlink /shared/petal/root/current | grep {releases[0]}", 90)
     client.petal("repair").ok()  # it acted as a head node, and is a compute node again
     client.petal("check").ok()
