@@ -209,7 +209,7 @@ def test_an_unknown_queue_is_refused_before_any_change(lab: Lab, hooked: Result,
         done = bootstrap(lab, config_of(section, 2, "gpu"), verb)
         (error,) = answer(done)["errors"]
         assert (done.returncode, error["code"]) == (78, "job-queue")
-        assert "install.queue gpu is not a queue of this cluster: it has queue1" in error["why"]
+        assert "it has queue1" in error["why"]
     assert lab.read("head", "/shared/petal/state/desired.json") == before
 
 
