@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from ..cluster.hostlist import natural
+from ..cluster.hostlist import folded, natural
 from ..cluster.slurm import (
     Partition,
     SlurmNode,
@@ -48,7 +47,8 @@ QUOTED = 3
 TEXT = 400  # characters of each text of a report
 OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobsPerUserLimit
 # Groups: text before the command, a command of petal-node that needs root, a comment.
-REPAIR = re.compile(r"(.*?)(?<![\w/-])petal-node ((?:repair|bootstrap)(?: --(?!config)[a-z-]+)*)((?:    # .*)?)")
+REPAIR = re.compile(r"(.*?)(?<![\w/-])petal-node ((?:repair|bootstrap)(?: --yes)?)((?:    # .*)?)")
+WORDS = re.compile(r"(?:[\w ,]+: )?")
 # The first line shows that the node answers, before Python starts.
 JOB = 'echo "$2"; exec "$1" check --lines "$2"'
 
@@ -122,8 +122,8 @@ def _typable(ctx: Context, line: str, nodes: Sequence[tuple[str, str]]) -> tuple
     if found is None:
         return (line,)
     before, words, comment = found[1], f"{ctx.paths.link} {found[2]}", found[3]
-    if "&&" in before:  # a command too, for the same node
-        before, words = "", f"sh -c {shlex.quote(before + words)}"
+    if not WORDS.fullmatch(before):  # another command, which a user's job may have written: not for root to paste
+        return (f"on {folded(name for _, name in nodes)}: {line}",)
     return tuple(before + there for there in as_root_on(ctx.system, nodes, words + comment))
 
 

@@ -59,7 +59,7 @@ def metadata(path: str) -> str | None:
 
 
 def _asked(path: str) -> tuple[str | None, str]:
-    """The text, and why there is none. Version 2 of the service wants a session token first."""
+    """The text, or None and the reason. Version 2 of the service needs a session token first."""
     import requests
 
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":

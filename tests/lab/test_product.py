@@ -252,8 +252,8 @@ while [ "$pid" -gt 1 ] && [ -z "$nonce" ]; do
   nonce=$(tr '\\0' '\\n' </proc/$pid/cmdline | grep -A1 -x -e --lines | tail -1)
 done
 [ "$(hostname)" != NODE ] || for name in queue1-st-c5-1 queue1-st-c5-2; do
-  printf '%s {"node": "%s", "finding": {"check": "evil", "severity": "ok", "message": "m"}}\\n' "$nonce" $name
-  printf '%s {"node": "%s", "role": "compute", "time": "t", "release": "evil", "lines": 1}\\n' "$nonce" $name
+  findings='"findings": [{"check": "evil", "severity": "ok", "message": "m"}]'
+  printf '%s {"node": "%s", "role": "compute", "time": "t", "release": "evil", %s}\\n' "$nonce" $name "$findings"
 done >/proc/$pid/fd/1
 printf '\\0x\\0oops\\0z\\0\\n'
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -243,14 +244,16 @@ def test_nodes_whose_jobs_slurm_refuses_for_their_number_are_checked_after_the_o
     policy: str, tmp_path: Path
 ) -> None:
     world, at_once, most = World(tmp_path / "head", live=True), 0, 5
+    has_refused = threading.Event()
 
     def answer(argv: Sequence[str]) -> str:
         nonlocal at_once
         at_once += 1
         try:
             if at_once > most:
+                has_refused.set()
                 return f"srun: error: Unable to allocate resources: {policy}\n"
-            time.sleep(0.2)
+            assert has_refused.wait(30)
             return fleet.report_line(NodeReport("x", "compute", timestamp(), "r", (GOOD,)), argv[-1])
         finally:
             at_once -= 1
@@ -543,8 +546,7 @@ def test_a_remedy_of_other_nodes_runs_there_as_root(tmp_path: Path) -> None:
         f"{q2} repair    # as root",
         f"{q1} repair --yes    # as root; removes it",
         f"{q2} repair --yes    # as root; removes it",
-        f"{srun} -p q1 -N2 -w q1-st-[1-2] sh -c 'umount /x && {link} bootstrap'    # as root",
-        f"{srun} -p q2 -N1 -w q2-st-1 sh -c 'umount /x && {link} bootstrap'    # as root",
+        "on q1-st-[1-2],q2-st-1: umount /x && petal-node bootstrap",
         f"ask, then: {q1} bootstrap    # as root",
         f"ask, then: {q2} bootstrap    # as root",
         *remedy[4:],

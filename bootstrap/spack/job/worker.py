@@ -58,9 +58,10 @@ def job_directory(ctx: Context) -> Iterator[JobDirectory]:
     try:
         directory.create()
         yield directory
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            patience = SIGNALLED_SECONDS
+    except Exception:
+        raise
+    except BaseException:  # a signal: the sender does not wait long
+        patience = SIGNALLED_SECONDS
         raise
     finally:
         end_job(ctx.system, directory, patience)
