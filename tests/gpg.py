@@ -37,3 +37,13 @@ def made_key(place: Path, name: str, *options: str, expires: str = "never", subk
         path.write_bytes(subprocess.run([*gpg, "--armor", export], check=True, capture_output=True).stdout)
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
     return made
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return made_key(tmp_path_factory.mktemp("k"), "site")
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return made_key(tmp_path_factory.mktemp("k"), "other")

@@ -73,7 +73,7 @@ def rollback_target(ctx: Context, releases: Sequence[ReleaseInfo], prefix: str |
     if prefix is None:
         current = current_release(ctx.paths)
         others = [one.name for one in releases if one.manifest is not None and one.name != current]
-        why = f"the other complete releases are {', '.join(others) or 'none'}"
+        why = f"the other complete releases are {', '.join(others)}" if others else "no other release is complete"
         remedy = ("petal-node releases", *(("petal-node rollback ID",) if others else ()))
         raise ReleaseError("the previous release is not recorded", why=why, remedy=remedy, code="release-unknown")
     matches = [release for release in releases if release.name.startswith(prefix)]

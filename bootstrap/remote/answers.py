@@ -274,8 +274,14 @@ def look_up(uri: str) -> str:
     return " ".join((*(f"{name}={shlex.quote(taken[name])}" for name in names), shlex.join(words)))
 
 
+CDATA = ("<![CDATA[", "]]>")
+
+
 def element(text: str, name: str) -> str:
     """The text of an XML element without children. No parser: its input could be hostile, and the format is fixed."""
     _, _, rest = text.partition(f"<{name}>")
     content, end, _ = rest.partition(f"</{name}>")
+    literal = content.strip()
+    if literal.startswith(CDATA[0]) and literal.endswith(CDATA[1]):  # servers that imitate S3 write it so
+        return literal[len(CDATA[0]) : -len(CDATA[1])].strip() if end else ""
     return unescape(content).strip() if end else ""

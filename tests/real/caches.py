@@ -21,7 +21,7 @@ from bootstrap.spack.cache.pull import Pulled, pull
 from bootstrap.spack.cache.push import Push
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
-from tests.gpg import Key, made_key
+from tests.gpg import Key
 from tests.real.server import Handler, answer
 
 SYSTEM = "linux-debian12-x86_64_v3"
@@ -33,16 +33,6 @@ def locked(name: str) -> Locked:
 
 
 ZLIB, HDF5 = locked("zlib"), locked("hdf5")
-
-
-@pytest.fixture(scope="session")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return made_key(tmp_path_factory.mktemp("k"), "site")
-
-
-@pytest.fixture(scope="session")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return made_key(tmp_path_factory.mktemp("k"), "other")
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap.archive import build
-from tests.real.caches import cache, key, other
+from tests.gpg import key, other
+from tests.real.caches import cache
 from tests.real.hooks import ARCHIVE, ROOT, Hook
 from tests.s3 import s3
 

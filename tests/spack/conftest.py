@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.host.files import sha256_of
+from tests.gpg import key, other
 from tests.lab import recipes as subsets
 from tests.lab import sources, stack
 from tests.lab.engine import LabError
@@ -20,7 +21,7 @@ from tests.lab.recipes import IN_SPACK, PACKAGES, Layout
 from tests.s3 import s3
 from tests.world import lmod_of_this_machine
 
-__all__ = ["s3"]
+__all__ = ["key", "other", "s3"]
 
 KEPT = ("libsigsegv",)
 VERSIONS = ("1.1.1", "0.23.0")

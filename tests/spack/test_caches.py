@@ -25,7 +25,7 @@ from bootstrap.core.model import Outcome, RunRecord, Status
 from bootstrap.core.paths import Paths
 from bootstrap.spack import database
 from bootstrap.spack.cache.entries import SIGNED
-from tests.gpg import Key, made_key
+from tests.gpg import Key
 from tests.lab.recipes import IN_SPACK, PACKAGES
 from tests.spack.conftest import Site
 from tests.spack.test_spack import bootstrap, steps, store_of
@@ -87,16 +87,6 @@ def built(version: str, sites: Callable[[str], Site], tmp_path: Path) -> Stack:
         values = {"imports": layout.imports, "name": name.title(), "needs": needs}
         recipe.write_text(RECIPE.format(**values, body=body.format(switch=switch)))
     return Stack(version, site.config.replace("specs: [probe]", "specs: [cachedapp]"), switch)
-
-
-@pytest.fixture(scope="session")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return made_key(tmp_path_factory.mktemp("k"), "site")
-
-
-@pytest.fixture(scope="session")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return made_key(tmp_path_factory.mktemp("k"), "other")
 
 
 def signed(url: object, key: Key, *, push: bool = True) -> str:

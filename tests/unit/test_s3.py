@@ -8,6 +8,7 @@ import pytest
 
 from bootstrap.config.values import uri_problem
 from bootstrap.core.errors import FetchError
+from bootstrap.remote import answers
 from bootstrap.remote.s3 import REGION, region, s3_url
 
 ARN = "arn:aws:s3:eu-west-1:111122223333:accesspoint"
@@ -68,3 +69,16 @@ def test_an_address_is_that_of_the_aws_cli(
 def test_other_arns_are_refused(bucket: str) -> None:
     with pytest.raises(FetchError, match="access points of S3 in one region only"):
         region(f"s3://{bucket}/key")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<Error><Message>a &lt;b&gt;</Message></Error>", "a <b>"),
+        ("<Error><Message><![CDATA[a &lt;b&gt;]]></Message></Error>", "a &lt;b&gt;"),
+        ("<Error><Message>a", ""),
+        ("<Error/>", ""),
+    ],
+)
+def test_the_text_of_an_element_is_read_as_xml_has_it(text: str, message: str) -> None:
+    assert answers.element(text, "Message") == message
