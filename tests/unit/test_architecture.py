@@ -11,6 +11,7 @@ import pytest
 
 from bootstrap.engine.registry import ALL
 from bootstrap.steps.base import Step
+from tests.mutants import MUTANTS, outdated
 
 PACKAGE = Path(__file__).parents[2] / "bootstrap"
 # From the foundation to the top. A package imports packages of lower layers and packages of its own layer.
@@ -276,3 +277,8 @@ def test_every_package_is_in_the_wheel() -> None:
     listed = set(re.findall(r'"(bootstrap[a-z_.]*)"', packages))
     there = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
     assert {name for name in listed if not name.startswith("bootstrap.data")} == there - {"bootstrap.archive"}
+
+
+def test_every_mutant_is_of_the_code_of_today() -> None:
+    """`make mutants` takes an hour, so that it runs rarely: a change of a line that it breaks has to show here."""
+    assert outdated(MUTANTS) == []
