@@ -162,7 +162,11 @@ def test_a_user_of_a_windows_domain_runs_the_checks_and_their_remedies(cluster: 
     check = {**config["check"], "user": name, "run": ["id -un"]}
     uri = cluster.put_bytes(stack.BUCKET, "petal-node/user.yaml", json.dumps({**config, "check": check}).encode())
     data_of(cluster, "bootstrap", "--config", uri)
-    sh(cluster, "head", f"until sinfo -h -n {HOSTNAMES['compute-1']} -o %t | grep -qx idle; do sleep 0.2; done")
+    sh(
+        cluster,
+        "head",
+        f"until /opt/slurm/bin/sinfo -h -n {HOSTNAMES['compute-1']} -o %t | grep -qx idle; do sleep 0.2; done",
+    )
     checked = data_of(cluster, "check", "--nodes", HOSTNAMES["compute-1"])["nodes"][0]["findings"]
     here = json.loads(cluster.exec("login-1", ("petal-node", "check", "--json")).check().stdout)["data"]["findings"]
     for findings in (checked, here):

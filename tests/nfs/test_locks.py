@@ -102,11 +102,12 @@ def test_a_holder_that_was_cut_off_knows_whether_it_lost_the_lock(nfs: Machine, 
 def test_a_run_that_lost_its_lock_publishes_nothing(nfs: Machine, releases: tuple[str, str]) -> None:
     """A head node with NFS storage (EFS, FSx) is cut off during an install; another head node takes the lock."""
     client = nfs.client(1)
-    path = configure(client, "3.0", files=400)
+    path = configure(client, "3.0", files=4000)
     robbed = client.begin("/lab/petal-node", "bootstrap", "--role", "head", "--config", path, "--json", seconds=200)
     nfs.head.until("it unpacks", "ls -d /shared/petal/root/store/*/.hello-3.0*.part", 90)
     client.unplug()
     try:
+        nfs.head.sh("ls -d /shared/petal/root/store/*/.hello-3.0*.part").ok()
         assert publish(nfs, "2.0") == releases[1]
     finally:
         client.plug()

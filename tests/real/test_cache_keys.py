@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -188,7 +189,7 @@ def test_an_expired_signing_key_is_named_with_its_day_before_anything_is_packed(
         push.send([ZLIB])
     assert caught.value.code == "cache-key"
     assert not list((tmp_path / "scratch").iterdir())
-    assert run_remedy(caught.value.remedy[0], expired, tmp_path).startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
+    assert run_remedy(caught.value.remedy[0], expired).startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
 
 
 def test_a_plan_names_the_line_of_an_expired_signing_key(cache: Path, key: Key, expired: Key, tmp_path: Path) -> None:
@@ -220,31 +221,34 @@ def test_an_entry_whose_key_expired_names_the_day_and_its_extended_key_is_accept
     trouble = only_trouble(take(tmp_path, mirror_of(cache, expired)))
     assert trouble.why.endswith("that signed it expired on 2026-06-01")
     extended = tmp_path / "extended.pub"
-    extended.write_text(run_remedy(trouble.remedy[0], expired, tmp_path))
+    extended.write_text(run_remedy(trouble.remedy[0], expired))
     assert take(tmp_path, mirror_of(cache, Key(extended, expired.secret))).specs == (ZLIB,)
 
 
-def run_remedy(remedy: str, key: Key, tmp_path: Path) -> str:
+@contextmanager
+def home_with(key: Key) -> Iterator[Path]:
+    """A GNUPGHOME with the secret key, at a short path: the socket of gpg's agent has at most 107 characters."""
+    with TemporaryDirectory(dir=key.secret.parent, ignore_cleanup_errors=True) as home:
+        subprocess.run(["gpg", "--homedir", home, "--batch", "--quiet", "--import", str(key.secret)], check=True)
+        yield Path(home)
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+
+
+def run_remedy(remedy: str, key: Key) -> str:
     """The output of the command of a remedy, run with the secret key."""
-    home = tmp_path / "gnupg"
-    home.mkdir(mode=0o700)
-    environment = {**os.environ, "GNUPGHOME": str(home)}
-    subprocess.run(["gpg", "--batch", "--quiet", "--import", str(key.secret)], check=True, env=environment)
-    done = subprocess.run(["sh", "-c", remedy], check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
-    return done.stdout
+    with home_with(key) as home:
+        environment = {**os.environ, "GNUPGHOME": str(home)}
+        return subprocess.run(
+            ["sh", "-c", remedy], check=True, env=environment, stdout=subprocess.PIPE, text=True
+        ).stdout
 
 
 def signed_then(path: Path, key: Key) -> None:
     """Sign when the key was valid."""
-    home = path.parent / "home"
-    home.mkdir(mode=0o700)
-    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes"]
-    subprocess.run([*gpg, "--import", str(key.secret)], check=True)
     past = ("--faked-system-time", "20260301T000000", "--pinentry-mode", "loopback", "--passphrase", "")
-    subprocess.run([*gpg, *past, "--output", f"{path}.asc", "--clearsign", str(path)], check=True)
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
-    shutil.rmtree(home)
+    with home_with(key) as home:
+        gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes", *past]
+        subprocess.run([*gpg, "--output", f"{path}.asc", "--clearsign", str(path)], check=True)
     Path(f"{path}.asc").rename(path)
 
 
