@@ -16,10 +16,10 @@ help: ## this list
 demo: dist ## a head, a login and two compute nodes run the hooks; a Slurm job on each uses the software
 	@$(PY) -m tests.lab demo $(ARGS)
 
-test: dist ## every test, three at a time (ARGS="tests/unit -k name" for some)
+test: dist ## every test, four at a time (ARGS="tests/unit -k name" for some)
 	@.ci/need dos2unix=dos2unix lua5.3=lua5.3 tcsh=tcsh fish=fish zsh=zsh strace=strace gpg=gnupg bc=bc openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs \
 		/usr/share/lmod/lmod/libexec/lmod=lmod
-	@$(PY) -m pytest $(or $(ARGS),-n 3)
+	@$(PY) -m pytest $(or $(ARGS),-n 4)
 
 fuzz: venv ## bad input: 10,000 examples a target, from a new seed (EXAMPLES=N SEED=N)
 	@echo "seed: $(SEED)"
