@@ -15,7 +15,6 @@ import pytest
 
 from bootstrap.core.errors import FetchError
 from bootstrap.host import systemd
-from bootstrap.host.log import LOG
 from bootstrap.remote import attempts, client
 from bootstrap.remote.answers import look_up
 from bootstrap.remote.fetch import Source, download, read
@@ -464,7 +463,6 @@ def test_a_proxy_that_refuses_is_not_asked_again(tmp_path: Path, monkeypatch: py
 def test_an_unknown_host_is_given_up_soon_with_one_line_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(LOG, "propagate", True)
     assert attempts.NAME_SECONDS < 10
     monkeypatch.setattr(attempts, "NAME_SECONDS", 1.5)
     started = time.monotonic()

@@ -18,7 +18,6 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import REPAIRS, STEPS
 from bootstrap.engine.tidy import tidy
 from bootstrap.host.files import path_problem, remove_tree
-from bootstrap.host.log import LOG
 from bootstrap.host.processes import RUN_MARK
 from bootstrap.host.system import System
 from bootstrap.repair import permissions, store
@@ -361,7 +360,6 @@ def test_a_check_of_files_names_the_packages_that_it_did_not_reach(
 def test_a_version_that_cannot_be_removed_does_not_keep_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LOG, "propagate", True)
     world = World(tmp_path / "node")
     for number in range(6):
         path = world.paths.program(f"0.{number}.0")
