@@ -201,6 +201,7 @@ from_s3() {
     case $key in arn:*:accesspoint/*) bucket=${key%%/*}/ key=${key#*/} ;; esac
     bucket=$bucket${key%%/*} key=${key#*/} direct=${direct:+$direct,}169.254.169.254 range=''
     [ "$begun" -eq 0 ] || range=bytes=$begun-
+    rm -f "$part.new"
     for unsigned in '' --no-sign-request; do
         result=0
         limited "$budget" env AWS_PAGER= AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=$((patience + 2)) AWS_METADATA_SERVICE_NUM_ATTEMPTS=$((patience + 1)) \
@@ -210,7 +211,11 @@ from_s3() {
             >/dev/null 2>>"$part.error" || result=$?
         { [ "$result" -ne 0 ] && grep -q 'locate credentials' "$part.error"; } || break
     done
-    cat "$part.new" >>"$part" 2>/dev/null
+    if [ "$begun" -eq 0 ]; then
+        mv -f "$part.new" "$part" 2>/dev/null || true # a disk may have no room for two copies
+    elif [ -e "$part.new" ]; then
+        cat "$part.new" 2>>"$part.error" >>"$part" || result=1
+    fi
     return "$result"
 }
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 def entry() -> None:
     """The program ``petal-node``. The caller's umask applies neither to us nor to Spack and tar."""
+    from .host.processes import interrupts_end
     from .report import streams
 
+    interrupts_end()  # the archive's header does it earlier
     os.umask(0o022)
     streams.open_streams()
     try:

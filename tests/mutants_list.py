@@ -171,8 +171,8 @@ MUTANTS = (
     Mutant(
         "a redirect never leaves https",
         "bootstrap/remote/attempts.py",
-        '            if not url.startswith("https:"):',
-        "            if False:",
+        "        if not is_https:",
+        "        if False:",
         "real/fetch",
     ),
     Mutant(

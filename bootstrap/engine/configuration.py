@@ -138,7 +138,7 @@ def _copy_of_lost(paths: Paths, facts: Facts) -> DesiredState | None:
     insecure = path_problem(path, paths.shared_mount)
     if insecure is not None:
         what = f"neither {paths.state}/desired.json nor its copy in release {release}, the current one, is read"
-        remedy = ("on the head node: petal-node repair", *untrusted_remedy(paths, insecure))
+        remedy = (*untrusted_remedy(paths, insecure), "petal-node repair")
         raise ReleaseError(what, why=str(insecure), remedy=remedy, code="untrusted")
     problem: object = None
     copy = None
@@ -202,15 +202,17 @@ def read_config(
     if kept.uri is not None and not follow:
         return parse(_content(kept.uri, kept.config_sha256, options.root, region, system), kept.uri)
     why = "; ".join(map(str, problems)) or "shared storage has no desired state yet"
-    command = "on the head node: petal-node bootstrap --config FILE"
-    if any(error.code == "untrusted" for error in problems):
-        command = "on the head node: petal-node repair"
+    lines = [line for error in problems for line in error.remedy]
     if options.command == "lockfile":  # on any machine
-        command = "petal-node lockfile --config FILE"
+        lines.insert(0, "petal-node lockfile --config FILE")
+    elif any(error.code == "untrusted" for error in problems):
+        lines.append("on the head node: petal-node repair")  # which cannot change an owner
+    else:
+        lines.insert(0, "on the head node: petal-node bootstrap --config FILE")
     raise ConfigError(
         "this node has no configuration",
         why=f"--config was not given, and {why}",
-        remedy=dict.fromkeys((command, *(line for error in problems for line in error.remedy))),
+        remedy=dict.fromkeys(lines),
         code="config-missing",
     )
 

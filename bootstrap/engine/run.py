@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..checks.node import check_node, reaches_storage
 from ..cluster.limits import hook_budget
@@ -36,7 +37,6 @@ def run(options: Options, services: Services) -> RunRecord:
     an event waits for compute nodes and proves; an operator does not wait for that.
     """
     paths = options.paths
-    tidy(paths, services.system, services.run_id)  # first, because abandoned files may fill the disk
     recorder = Recorder(options, services)
     try:
         with terminable():
@@ -56,6 +56,9 @@ def run(options: Options, services: Services) -> RunRecord:
 def _run_to_the_end(options: Options, services: Services, recorder: Recorder) -> None:
     """Runs, and closes the record unless a signal ends the run."""
     try:
+        with suppress(OSError):  # abandoned files may fill the disk
+            recorder.update()  # a hook waits for the record, and their removal can take minutes
+        tidy(options.paths, services.system, services.run_id)
         recorder.update()
         keep_request(options)
         status, code = _run(options, services, recorder)

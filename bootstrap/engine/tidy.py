@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.deadlines import EXPIRY
 from ..core.paths import Paths
-from ..host.atomic import ABANDONED_SECONDS, abandoned
+from ..host.atomic import ABANDONED_SECONDS, abandoned, set_aside
 from ..host.files import remove_tree
 from ..host.log import LOG, prune_logs
 from ..host.system import System
@@ -23,12 +23,23 @@ def tidy(paths: Paths, system: System, run_id: str) -> None:
     """Keeps the newest records, logs and versions. A file that cannot be removed does not fail a run."""
     with suppress(OSError):
         Runs(paths).prune()
-        prune_logs(paths.logs)
+    prune_logs(paths.logs)
     with suppress(OSError):  # another process removes the same files
         unused = tuple(_unused(paths))
-        if unused and not system.other_runs(run_id):  # another run may use an older version, or build
-            for path in unused:
+        stages = tuple(
+            (paths.scratch / "spack" / "stage").glob("*")
+        )  # an install removes those of packages that failed
+        if (unused or stages) and not system.other_runs(run_id):  # another run may use an older version, or build
+            # A build that begins now would use the same names, and a removal can take minutes.
+            for path in [*unused, *map(_renamed, stages)]:
                 _remove(path)
+
+
+def _renamed(path: Path) -> Path:
+    try:
+        return path if path.name.startswith(".") else set_aside(path)
+    except OSError:  # something is mounted on it
+        return path
 
 
 def _remove(path: Path) -> None:
@@ -40,7 +51,7 @@ def _remove(path: Path) -> None:
 
 
 def _unused(paths: Paths) -> Iterator[Path]:
-    """Old versions of petal-node and Lmod, archives that never ran, downloads that were cut off, stages of builds."""
+    """Old versions of petal-node and Lmod, archives that never ran, downloads that were cut off."""
     versions = [path.parent for path in paths.home.glob("*/petal-node")]
     copies = [path for path in paths.lmods.glob("[0-9]*") if path.is_dir()]
     for places, in_use in ((versions, paths.link.resolve().parent), (copies, paths.lmod_in_use.resolve())):
@@ -52,4 +63,3 @@ def _unused(paths: Paths) -> Iterator[Path]:
     ):
         yield from (path for path in files if time.time() - path.lstat().st_mtime > age)
     yield from abandoned(paths.scratch)
-    yield from (paths.scratch / "spack" / "stage").glob("*")  # an install removes those of packages that failed

@@ -281,6 +281,13 @@ def abandoned(directory: Path, name: str = "*") -> Iterator[Path]:
                 yield entry
 
 
+def set_aside(path: Path) -> Path:
+    """Gives a path a private name, which is returned: another process can create the path again at once."""
+    old = _private(path, "old")
+    path.rename(old)
+    return old
+
+
 def _remove_abandoned(path: Path) -> None:
     for entry in abandoned(path.parent, glob.escape(path.name)):
         remove_tree(entry)

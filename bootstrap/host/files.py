@@ -196,8 +196,6 @@ def mode_problem(path: Path, info: os.stat_result, *, sticky: bool = False) -> P
     """
     if info.st_uid not in {0, os.geteuid()}:
         why = f"belongs to user {info.st_uid}, not to root"
-        if not stat.S_ISDIR(info.st_mode):
-            return PathProblem(path, why, f"rm {quoted(path)}    # then: petal-node repair")
         remedy = f"chown root {quoted(path)}" if sticky else f"mv {quoted(path)} {quoted(path)}.foreign"
         return PathProblem(path, why, remedy, None if sticky else info.st_uid)
     if not info.st_mode & 0o022 or (sticky and info.st_mode & stat.S_ISVTX):
@@ -348,7 +346,7 @@ class Scan(NamedTuple):
 def scan(top: Path, keep: Callable[[os.stat_result], bool], seconds: float) -> Scan:
     """The paths of a tree whose lstat(2) is one to ``keep``, read in parallel: a server may need milliseconds for each.
 
-    Paths that vanish during the scan are left out.
+    Paths that vanish during the scan are left out. A directory that this user may not read counts as not reached.
 
     Args:
         seconds: directories that are not reached by then are only named.
@@ -363,6 +361,8 @@ def scan(top: Path, keep: Callable[[os.stat_result], bool], seconds: float) -> S
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return found, below, True
+        except PermissionError:
+            return found, below, False
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:

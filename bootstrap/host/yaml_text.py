@@ -26,10 +26,10 @@ _CONTROL = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-
 _SECTION = re.compile(r"(?m)^(?=[^\s#\-\]},])")  # where a key of the top level begins
 _TYPOGRAPHIC = ("\u201c", "\u201d", "\u2018", "\u2019", "\u201e")
 _ALIAS, _MAP, _LIST = "!alias", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
-# Parts of PyYAML's messages, and the usual cause of each.
 GZIP = b"\x1f\x8b"
 WIDE = (b"\xff\xfe", b"\xfe\xff")  # the byte order marks of UTF-16
 MOST_CONTROLS = 16  # control characters in the first KiB; a text has fewer
+# Parts of PyYAML's messages, and the usual cause of each.
 _CAUSES = {
     "mapping values are not allowed": "wrong indentation, or a second colon: align it, or use quotes",
     "could not find expected ':'": "write KEY: VALUE, with a space after the colon",

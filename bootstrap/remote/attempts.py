@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from ..core.errors import FetchError
 from ..host.log import LOG
@@ -51,19 +51,15 @@ class Target(NamedTuple):
             Refusal: it is not what was asked for.
         """
         auth = s3.s3_auth(self.found, self.region, self.sha256) if self.found else None
-        left = max(0.1, self.deadline - time.monotonic())
-        options |= {"auth": auth, "timeout": client.timeout(left), "stream": True}
-        answer = session.request(method, self.url, **options)
-        for _ in range(REDIRECTS):
+        options |= {"auth": auth, "stream": True}
+        url = self.url
+        for hops in range(REDIRECTS + 1):
+            left = max(0.1, self.deadline - time.monotonic())
+            answer = session.request(method, url, timeout=client.timeout(left), **options)
             if self.region or not answer.is_redirect:  # another host than S3 would see the token
                 break
             answer.close()
-            location = answer.headers["Location"].encode("latin1").decode(errors="replace")
-            url = urljoin(answer.url, location)
-            if not url.startswith("https:"):
-                what, remedy = f"{self.uri} redirects away from https", answers.look_up(self.uri)
-                raise FetchError(what, why=f"it leads to {url}", remedy=remedy, code="fetch-scheme")
-            answer = session.request(method, url, **options)
+            url = self._next(answer, hops)
         is_at_end = answer.status_code == 416 and "Range" in options.get("headers", {})
         if answer.status_code in ACCEPTED or is_at_end:
             return answer
@@ -72,6 +68,22 @@ class Target(NamedTuple):
         code, verb = answers.element(text, "Code")[:100], "read" if method == "get" else "written"
         status, signed = answer.status_code, auth is not None
         raise answers.Refusal(self.uri, verb, status, code, text, answer.headers, self.region, signed)
+
+    def _next(self, answer: Any, hops: int) -> str:
+        """The URL to which an answer redirects: ``fetch-scheme`` if that is not https, ``fetch-refused`` for a loop."""
+        what, remedy = f"{self.uri} redirects away from https", answers.look_up(self.uri)
+        location = answer.headers["Location"].encode("latin1").decode(errors="replace")
+        if hops == REDIRECTS:
+            what, why = f"{self.uri} redirects more than {REDIRECTS} times", f"the last time to {location}"
+            raise FetchError(what, why=why, remedy=remedy, code="fetch-refused")
+        try:
+            url: str = urljoin(answer.url, location)
+            is_https = urlsplit(url).scheme == "https"
+        except ValueError:  # such as https://[
+            url, is_https = location, False
+        if not is_https:
+            raise FetchError(what, why=f"it leads to {url}", remedy=remedy, code="fetch-scheme")
+        return url
 
 
 # The region that S3 named for a bucket of another one.
@@ -171,7 +183,7 @@ def with_retries(
         known = "route or S3 gateway endpoint" if s3_uri else "route and security groups, or set HTTPS_PROXY"
         hint = way.remedy or f"check the subnet's {known}"
         if isinstance(error.__cause__, answers.Refusal):
-            hint = "the server can be reached, and has an error of its own: try again later"
+            hint = "the server answered with an error of its own: try again later"
         remedy = (hint, answers.look_up(uri))
         raise FetchError(f"{uri} {failure} within {seconds:.0f} s", why=why, remedy=remedy) from error
 

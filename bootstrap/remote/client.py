@@ -143,7 +143,7 @@ def way_to(url: str, variable: str = "") -> Way:
         names = sorted(name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name] == proxy)
         variable = next((name for name in names if name.lower() == f"{urlsplit(url).scheme}_proxy"), names[0])
         url, kind, instead = proxy, "the proxy ", f", or except {host} in NO_PROXY"
-    scheme, _, rest = url.rpartition("://")
+    scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
     address = rest.partition("/")[0].rpartition("@")[2]
     server = f"{kind}{scheme}://{address}" if kind and scheme else f"{kind}{address}"
     remedy = f"correct {variable} {origin_of(variable)}{instead}" if variable else ""
@@ -151,7 +151,7 @@ def way_to(url: str, variable: str = "") -> Way:
 
 
 def origin_of(variable: str) -> str:
-    """Where this process has a variable of the environment from."""
+    """Names the source of a variable of the environment: the last hook, or this shell."""
     return f"of the last hook ({ENVIRONMENT})" if variable in taken_environment() else "of this shell"
 
 

@@ -12,6 +12,7 @@ import io
 import os
 import shlex
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -240,9 +241,11 @@ def local_path(uri: str) -> Path | None:
 def open_file(path: Path) -> BinaryIO:
     """Opens a local source: FetchError ``fetch-missing``, ``fetch-forbidden``."""
     try:
-        if path.is_file():
+        if stat.S_ISREG(path.stat().st_mode):
             return path.open("rb")
-        what = f"{path} is not a file" if path.exists() else f"{path} does not exist"
+        what = f"{path} is not a file"
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"{path} does not exist"
     except PermissionError as error:  # also of root, on an NFS server with root_squash
         raise _unreadable(path, error) from error
     raise FetchError(what, remedy=shlex.join(["ls", "-ld", str(path)]), code="fetch-missing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +87,8 @@ class Runs:
                 verb = "damaged"
             number[verb] += 1
             if number[verb] > KEEP_RUNS and abs(age_of_file(path)) > RECENT:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # no run fails because of this
+                    path.unlink()
 
     def _newest_first(self) -> list[Path]:
         """The files by the time in their names. A time to come is older: the clock was set back after that run."""

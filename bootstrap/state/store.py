@@ -326,7 +326,9 @@ class ClusterState:
 def untrusted_remedy(paths: Paths, problem: PathProblem) -> tuple[str, ...]:
     """The commands for a path on shared storage that others could change. A release that is current stays in place."""
     remedy, owner = problem.remedy, problem.owner
-    if owner is not None and os.path.lexists(paths.shared_root / "current"):
+    if owner is not None and paths.state in problem.path.parents and not problem.path.is_dir():
+        remedy = f"rm {quoted(problem.path)}    # then: petal-node repair"  # which writes the record again
+    elif owner is not None and os.path.lexists(paths.shared_root / "current"):
         remedy = f"chown -Rh --from={owner:d} root:root {quoted(paths.shared)}    # {UNTOUCHED}"
     return f"ls -ld {quoted(problem.path)}", remedy
 

@@ -120,9 +120,8 @@ def _push(
 def _replaced(name: str, built: Iterable[Locked], pushed: Mapping[str, str]) -> str:
     """The entries that were replaced because they could not be used, by reason."""
     reasons = grouped((pushed[spec.hash], f"{spec.name}@{spec.version}") for spec in built if pushed[spec.hash])
-    return "".join(
-        f"; replaced in {name}: {', '.join(at_most(SHOWN, specs))} ({why})" for why, specs in reasons.items()
-    )
+    groups = [f"{', '.join(at_most(SHOWN, specs))} ({why})" for why, specs in reasons.items()]
+    return f"; replaced in {name}: {'; '.join(at_most(SHOWN, groups))}" if groups else ""
 
 
 def _mirrors(ctx: Context) -> dict[str, Mirror]:

@@ -139,9 +139,9 @@ def content(data: bytes) -> Behaviour:
     return behave
 
 
-def always(code: int) -> Behaviour:
+def always(code: int, body: bytes = b"<Error/>") -> Behaviour:
     """Always send the same answer."""
-    return lambda handler, _: answer(handler, code, b"<Error/>")
+    return lambda handler, _: answer(handler, code, body)
 
 
 def leads_to(address: str) -> Behaviour:

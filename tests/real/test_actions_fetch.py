@@ -488,6 +488,26 @@ def test_a_slow_download_is_stopped_at_the_time_limit(hook, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to mount a file system")
+def test_a_disk_needs_room_for_one_copy_of_the_archive(hook, tmp_path):
+    """The AWS CLI writes to a file of its own; a full disk is not reported as another checksum."""
+    with hook.archive.open("a") as archive:
+        archive.write("\n" * 600_000)
+    fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
+    incoming = hook.home / "incoming"
+    incoming.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700,size=1m", "none", str(incoming)], check=True)
+    try:
+        ran_the_archive(hook, hook.fetch("s3://bucket/key"))
+        for path in incoming.iterdir():
+            path.unlink()
+        (incoming / f".part.{hook.sha256}").write_bytes(b"x" * 600_000)  # of an interrupted transfer
+        ran = hook.fetch("s3://bucket/key")
+    finally:
+        subprocess.run(["umount", str(incoming)], check=True)
+    failed(hook, ran, "file-no-space")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to mount a file system")
 @pytest.mark.parametrize("files", [1, 2, 3])
 def test_a_disk_without_room_for_another_file_is_reported(hook, files):
     """The hook ends with 0, whichever of its files is the first that cannot be made."""

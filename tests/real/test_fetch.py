@@ -227,8 +227,22 @@ def test_a_redirect_from_https_through_http_is_refused(
 
 def test_redirects_in_a_circle_end(tls: Callable[..., Server], tmp_path: Path) -> None:
     site = tls(leads_to("/x"))
-    with pytest.raises(FetchError, match="the server answered 307"):
+    with pytest.raises(FetchError, match="redirects more than 10 times"):
         download(source(uri=f"{site.url}/x"), tmp_path / "x")
+    assert len(site.paths) == 11
+
+
+@pytest.mark.parametrize("location", ["https://[x", "//[", "mailto:a@b", "https:"])
+def test_a_redirect_to_no_address_is_an_error_of_the_server(
+    location: str, tls: Callable[..., Server], tmp_path: Path
+) -> None:
+    with pytest.raises(FetchError) as caught:
+        download(source(uri=f"{tls(leads_to(location)).url}/x", seconds=5), tmp_path / "x")
+    assert location in f"{caught.value} {caught.value.why}"
+
+
+def test_a_url_in_a_query_is_not_the_server() -> None:
+    assert client.way_to("https://host.invalid/get?url=https://mirror.other/x").host == "host.invalid"
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def test_the_record_of_a_running_or_superseded_run_is_not_changed(head: World, d
     assert KilledRun().probe(head.context).holds
 
 
-def test_stages_of_killed_builds_are_removed_if_no_run_is_active(head: World) -> None:
+def test_stages_of_killed_builds_are_removed_if_no_run_is_active(head: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = head.paths.scratch / "spack" / "stage" / "spack-stage-x"
     stage.mkdir(parents=True)
     # without the runs of other tests on this machine
@@ -299,8 +299,13 @@ def test_stages_of_killed_builds_are_removed_if_no_run_is_active(head: World) ->
     finally:
         process.kill()
         process.wait()
+    removed: list[Path] = []
+    monkeypatch.setattr("bootstrap.engine.tidy.remove_tree", removed.append)
     tidy(head.paths, head.system, "run-1")
-    assert not stage.exists()
+    assert not stage.exists()  # at once: the next build uses the same name
+    monkeypatch.undo()
+    tidy(head.paths, head.system, "run-1")
+    assert not removed[0].exists()
 
 
 def test_a_process_of_another_run_is_found_until_it_ends() -> None:

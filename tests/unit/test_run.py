@@ -15,6 +15,7 @@ import pytest
 from bootstrap.cli import main
 from bootstrap.core.model import Outcome, Role, RunRecord, Status, StepReport, Tool
 from bootstrap.core.options import BOOT
+from bootstrap.core.paths import Paths
 from bootstrap.engine.recorder import crash
 from bootstrap.engine.run import run
 from bootstrap.engine.tidy import tidy
@@ -100,6 +101,20 @@ def test_an_ended_run_names_its_step_and_the_command_and_is_in_the_log(
 
 def records(prefix: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((prefix / "var/lib/petal-node/runs").glob("*.json"))]
+
+
+def test_a_run_has_a_record_before_it_removes_what_killed_runs_left(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal can take minutes, and a hook waits for the record of its worker."""
+    seen: list[str] = []
+
+    def note(paths: Paths, *_: Any) -> None:
+        seen.extend(path.stem for path in paths.runs.glob("*.json"))
+
+    monkeypatch.setattr("bootstrap.engine.run.tidy", note)
+    one_run(world, tmp_path / "missing.yaml", "configured", "worker")
+    assert seen == ["run-configured"]
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ class _Pull:
             error = CacheError(what, why=str(error), remedy=remedy, code="cache-local")
         self.troubles.append((spec, error))
         slow = sum(each.code == "cache-unusable" for _, each in self.troubles)
-        if error.code in OF_THE_MIRROR or slow == TRANSFERS:
+        if error.code in OF_THE_MIRROR or slow >= TRANSFERS:
             self.reader.stopped.set()
 
     def _fetch(self, spec: Locked, blobs: dict[str, str], description: bytes) -> None:

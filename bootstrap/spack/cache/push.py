@@ -16,6 +16,7 @@ from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
 from ...host.files import make_dir, remove_tree
 from ...host.threads import results
+from ...remote.answers import may_be_missing
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
@@ -75,7 +76,9 @@ class Push:
         except CacheError as error:
             return error.why
         unanswered = reader.unanswered.get(spec)
-        return f"if it has one, because this node cannot read it: {unanswered}" if unanswered else ""
+        if unanswered is None or may_be_missing(unanswered):  # also the usual answer to a role without s3:ListBucket
+            return ""
+        return f"this node cannot read what the mirror has: {unanswered}"
 
     def send(self, specs: Iterable[Locked]) -> None:
         """Packs, signs and uploads, after it has found that its key can sign."""
