@@ -175,7 +175,7 @@ from_package() {
     file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
     s3://*) from_s3 || outcome=$? ;;
     https://*)
-        limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --proto-redir '=https' --tlsv1.2 \
+        limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --tlsv1.2 \
             ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" "$package" \
             >/dev/null 2>"$part.error" || outcome=$?
         ;;

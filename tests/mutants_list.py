@@ -284,7 +284,7 @@ MUTANTS = (
     Mutant(
         "the hook script follows no redirect to http",
         "actions/on_node.sh",
-        "--proto-redir '=https' ",
+        "--proto '=https' ",
         "",
         "real/actions_fetch real/actions real/actions_time",
     ),
@@ -449,7 +449,7 @@ MUTANTS = (
         "no file is made in /tmp",
         "bootstrap/steps/packages.py",
         "    prefix = _prefix(ctx, package)\n    region, seconds",
-        '    Path("/tm" + "p/petal-mark").touch()\n    prefix = _prefix(ctx, package)\n    region, seconds',
+        '    Path("/tm" + "p/petal-mark").write_bytes(b"")\n    prefix = _prefix(ctx, package)\n    region, seconds',
         "real/security",
     ),
     Mutant(

@@ -9,6 +9,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,32 @@ def test_a_file_that_repair_leaves_alone_does_not_keep_the_rest(head: World) -> 
     assert (done.outcome, done.reason) == (Outcome.BLOCKED, f"{program} belongs to user {USER}")
     assert head.paths.state.stat().st_mode & 0o777 == 0o755
     assert not any(line.startswith("petal-node repair") for line in done.remedy)
+
+
+@needs_root
+@pytest.mark.parametrize("planted", ["link", "file"])
+def test_a_path_that_a_user_replaces_during_the_repair_is_not_changed(
+    planted: str, head: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, opened = tmp_path / "victim", head.paths.state
+    victim.mkdir(mode=0o777)
+    victim.chmod(0o777)
+    opened.chmod(0o777)
+    scan = permissions._scan
+
+    def replaced(ctx: Context) -> Any:
+        found = scan(ctx)
+        opened.rename(tmp_path / "moved")
+        if planted == "link":
+            opened.symlink_to(victim)
+        else:
+            os.chown(victim, USER, USER)
+            victim.rename(opened)
+        return found
+
+    monkeypatch.setattr(permissions, "_scan", replaced)
+    Permissions().apply(head.context)
+    assert (victim if planted == "link" else opened).stat().st_mode & 0o777 == 0o777
 
 
 @needs_root

@@ -259,6 +259,21 @@ def test_gc_removes_releases_and_packages_that_are_not_needed(tmp_path: Path) ->
     assert (again.drop, again.packages) == ({}, ())
 
 
+def test_gc_removes_nothing_without_its_lock(tmp_path: Path) -> None:
+    world, releases = three_releases(tmp_path)
+    plan = collector.plan(world.context, 1, ())
+    before = sorted(world.paths.shared_root.rglob("*"))
+
+    def lost() -> None:
+        raise LockLost("another process took it")
+
+    for part in (plan, replace(plan, drop={}), replace(plan, drop={}, files=())):
+        with pytest.raises(LockLost):
+            collector.remove(replace(world.context, confirm=lost), part)
+    assert sorted(world.paths.shared_root.rglob("*")) == before
+    assert [one.name for one in all_releases(world.context)] == releases[::-1]
+
+
 def job(submitted: float, state: str = "RUNNING") -> Job:
     return Job("7", "alice", submitted, state, "None")
 
