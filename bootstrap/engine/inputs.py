@@ -16,8 +16,8 @@ from ..state.context import Context
 from ..steps.base import Question, Step
 
 T = TypeVar("T")
-SECONDS = 10.0
-MOMENT = 1.0
+SECONDS = 10.0  # for the inputs of all steps
+MOMENT = 1.0  # for a step that needs storage, if that is known to hang
 # The answer is not known: no network, storage that does not answer.
 UNKNOWN = frozenset({"fetch-unreachable", "deadline-exceeded", "storage-hangs"})
 SHOWN_REMEDIES = 4
@@ -26,7 +26,7 @@ Answer = Union[str, PetalError]  # in a few words, or why the input cannot be us
 
 
 def look_up(steps: Sequence[Step], ctx: Context, *, storage_hangs: bool = False) -> Mapping[tuple[str, str], Answer]:
-    """What the inputs of these steps are, or why one cannot be used, by the step's name and the key.
+    """Returns each input in a few words, or the error that prevents its use, by the step's name and the key.
 
     A child process asks, because a local path may be on storage that hangs.
 

@@ -38,7 +38,7 @@ from .handover import hand_over
 from .inputs import is_mistake, look_up
 from .registry import STEPS
 
-# Not mistakes of the configuration: a step fails for them, and the others go on.
+# Errors of the node, not mistakes of the configuration: the step that needs the input fails, and other steps go on.
 OF_THE_NODE = frozenset({"fetch-region", "fetch-no-credentials", "fetch-forbidden", "fetch-refused"})
 
 

@@ -141,8 +141,14 @@ def with_retries(
     """Calls ``attempt`` until it succeeds or the deadline passes, and returns its result.
 
     Args:
+        region: of the bucket; None for the node's.
+        seconds: for all attempts together; a server name that cannot be resolved gets ``NAME_SECONDS`` at most.
         attempt: raises ``TryAgain``, ``Refusal`` or an exception of requests.
+        failure: the end of the sentence ``URI ...`` in the error, for example ``could not be fetched``.
         sha256: the checksum of the body that an attempt sends.
+
+    Raises:
+        FetchError: ``fetch-unreachable`` after the deadline, or the code of a refusal that no further attempt changes.
     """
     from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 

@@ -55,10 +55,10 @@ _service = _Service()
 
 def metadata(path: str) -> str | None:
     """The text at ``/latest/<path>`` of the instance metadata service, None without a value or an answer."""
-    return _asked(path)[0]
+    return _answer(path)[0]
 
 
-def _asked(path: str) -> tuple[str | None, str]:
+def _answer(path: str) -> tuple[str | None, str]:
     """The text, or None and the reason. Version 2 of the service needs a session token first."""
     import requests
 
@@ -126,9 +126,9 @@ def credentials(refused: Credentials | None = None) -> Credentials | None:
 
 def _of_role() -> tuple[Credentials, float] | str:
     """The credentials of the instance's role, and when they expire; or why there are none."""
-    text, problem = _asked(ROLE)
+    text, problem = _answer(ROLE)
     if text and text.strip():
-        text, problem = _asked(f"{ROLE}{text.split()[0]}")
+        text, problem = _answer(f"{ROLE}{text.split()[0]}")
     try:
         answer: dict[str, Any] = json.loads(text or "{}")
         found = Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"])

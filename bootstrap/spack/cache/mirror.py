@@ -86,7 +86,11 @@ class MirrorReader:
         return Source(self.mirror.uri(path), sha256, self.region, seconds, self.stopped.is_set)
 
     def unusable(self, why: str, remedy: Iterable[str], taken: str = "no package could be") -> CacheError:
-        """No package, or no other one, can be taken from this mirror."""
+        """The error for a mirror from which no package can be taken.
+
+        Args:
+            taken: the start of the sentence, if some packages could be taken.
+        """
         what = f"{taken} taken from the mirror {self.name}, {self.mirror.url}"
         return CacheError(what, why=why, remedy=remedy, code="cache-unusable")
 
