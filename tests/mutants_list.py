@@ -389,7 +389,7 @@ MUTANTS = (
         "unit/releases unit/engine",
     ),
     Mutant(
-        "an empty install manifest is no package",
+        "a package with an empty install manifest is incomplete",
         "bootstrap/spack/database.py",
         "        return (prefix / MANIFEST).stat().st_size > 0",
         "        return (prefix / MANIFEST).stat().st_size >= 0",

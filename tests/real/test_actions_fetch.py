@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.host.atomic import write_json
+from tests.deadlines import SOON
 from tests.real.hooks import ARCHIVE, Hook, failed, fake_aws, ran_the_archive
 from tests.real.server import (
     Behaviour,
@@ -99,7 +100,7 @@ def test_pipes_and_devices_on_shared_storage_do_not_block_the_hook(hook, trap):
     {"fifo": os.mkfifo, "directory": os.mkdir, "link to a device": lambda at: at.symlink_to("/dev/zero")}[trap](place)
     ran = hook.fetch(hook.archive.as_uri())
     ran_the_archive(hook, ran)
-    assert ran.seconds < 6
+    assert ran.seconds < SOON
 
 
 def test_a_hook_does_not_wait_for_shared_storage_that_hangs(hook):
@@ -110,7 +111,7 @@ def test_a_hook_does_not_wait_for_shared_storage_that_hangs(hook):
     hook.substitute("timeout", f'case $* in *shared/petal*) exec {sleeper} ;; *) exec {real} "$@" ;; esac\n')
     ran = hook.fetch(hook.archive.as_uri())
     ran_the_archive(hook, ran)
-    assert 2 <= ran.seconds < 12
+    assert ran.seconds < SOON
     for pid in pids.read_text().split():
         os.kill(int(pid), signal.SIGKILL)
 
@@ -207,7 +208,6 @@ def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, cod
     fake_aws(hook, tmp_path, body)
     ran = hook.fetch("s3://bucket/key")
     assert f"s3://bucket/key could not be fetched [{code}]: {message}. Remedy: " in failed(hook, ran, code)
-    assert ran.seconds < 3
     assert hook.left_over() == []
 
 
@@ -254,7 +254,7 @@ def test_a_hanging_client_is_stopped_at_the_budget(hook, tmp_path):
     hook.env["PETAL_FETCH_SECONDS"] = "2"
     ran = hook.fetch("s3://bucket/key")
     assert "no answer within 2 s" in failed(hook, ran, "fetch-unreachable")
-    assert ran.seconds < 8
+    assert ran.seconds < SOON
 
 
 def test_an_archive_with_a_wrong_checksum_is_deleted_and_not_executed(hook, tmp_path):
@@ -402,7 +402,7 @@ def test_the_aws_cli_is_stopped_at_the_limits(hook, cli, body):
         cli.env["AWS_ENDPOINT_URL"] = server.url
         ran = cli.fetch("s3://b/petal-node")
     failed(cli, ran, "fetch-too-large" if body == "endless" else "fetch-unreachable")
-    assert ran.seconds < 10
+    assert ran.seconds < SOON
     assert cli.left_over() == [], "the AWS CLI writes whole MiB"
 
 
@@ -473,7 +473,7 @@ def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
         hook.env |= {"CURL_CA_BUNDLE": str(certificate), "PETAL_FETCH_SECONDS": "30"}
         ran = hook.fetch(f"https://localhost:{server.server_port}/petal-node")
     assert "larger than 64 MiB" in failed(hook, ran, "fetch-too-large")
-    assert ran.seconds < 20
+    assert ran.seconds < SOON
     assert hook.left_over() == []
 
 
@@ -484,7 +484,7 @@ def test_a_slow_download_is_stopped_at_the_time_limit(hook, tmp_path):
         hook.env |= {"CURL_CA_BUNDLE": str(certificate), "PETAL_FETCH_SECONDS": "2"}
         ran = hook.fetch(f"https://localhost:{server.server_port}/petal-node")
     assert "no answer within 2 s" in failed(hook, ran, "fetch-unreachable")
-    assert ran.seconds < 6
+    assert ran.seconds < SOON
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to mount a file system")

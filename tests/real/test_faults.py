@@ -22,6 +22,7 @@ from bootstrap.cli import main
 from bootstrap.host.files import sha256_of
 from bootstrap.host.times import new_run_id
 from bootstrap.remote import metadata
+from tests.deadlines import SOON
 from tests.real.hooks import until
 from tests.real.nodes import petal, runs
 from tests.real.server import (
@@ -40,7 +41,6 @@ from tests.real.server import (
 from tests.world import tarball
 
 SECONDS = 2  # for one transfer of the worker
-IN_TIME = 15  # including two starts of Python, and the timeout of the metadata client
 ROLE = "/latest/meta-data/iam/security-credentials/"
 KEYS = json.dumps({"AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "token"}).encode()
 
@@ -83,7 +83,7 @@ class World:
         """Run a hook, which exits 0 in time, and return its finished record."""
         started = time.monotonic()
         done = petal(self.node, "hook", "configured", "--config", config, **{**self.environment(), **env})
-        assert time.monotonic() - started < IN_TIME
+        assert time.monotonic() - started < SOON
         assert done.returncode == 0, done.stdout + done.stderr
         until(lambda: runs(self.node)[-1]["finished"] is not None)
         return runs(self.node)[-1]
@@ -97,7 +97,7 @@ class World:
             patched.setattr(metadata, "_service", metadata._Service())
             patched.setattr(os, "environ", {"PATH": os.environ["PATH"], **self.environment(), **env})
             main([*argv, "--role", "head", "--root", str(self.node)])
-        assert time.monotonic() - started < IN_TIME
+        assert time.monotonic() - started < SOON
         return runs(self.node)[-1]
 
     def retries(self) -> list[str]:

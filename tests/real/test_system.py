@@ -19,6 +19,7 @@ from bootstrap.host.atomic import scratch_dir
 from bootstrap.host.processes import RUN_MARK, end_marked, end_tree, has_process, other_runs, own_start
 from bootstrap.host.system import System
 from bootstrap.host.systemd import detach
+from tests.deadlines import SOON
 from tests.real.hooks import until
 
 SYSTEM = System()
@@ -104,7 +105,7 @@ time.sleep(1000)
     started = time.monotonic()
     with pytest.raises(ProcessTimeout):
         SYSTEM.run([sys.executable, "-c", script], timeout=1.0)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < SOON
     for pid in (tmp_path / "pids").read_text().split():
         assert has_ended(int(pid))
 
@@ -182,7 +183,7 @@ def test_a_program_that_prints_too_much_is_ended() -> None:
         started = time.monotonic()
         with pytest.raises(ProcessFailed, match="printed more output than is accepted"):
             SYSTEM.run(["yes"], timeout=60, ok=None, **options)  # type: ignore[arg-type]
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < SOON
     assert sum(map(len, lines)) < 100_000
 
 
@@ -217,8 +218,8 @@ def test_silence_of_a_program_is_reported_repeatedly() -> None:
 
 def test_a_descendant_that_keeps_the_output_open_does_not_delay_the_caller() -> None:
     started = time.monotonic()
-    SYSTEM.run(["sh", "-c", "sleep 30 & echo done"], timeout=20, on_line=lambda _: None)
-    assert time.monotonic() - started < 20
+    SYSTEM.run(["sh", "-c", "sleep 90 & echo done"], timeout=60, on_line=lambda _: None)
+    assert time.monotonic() - started < SOON
     subprocess.run(["pkill", "-f", "^sleep 30$"], check=False)
 
 
@@ -235,7 +236,7 @@ def test_a_detached_program_inherits_no_descriptors(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, check=True, cwd=Path(__file__).parents[2]
     )
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < SOON
     assert done.stderr == b""
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     pid = int((tmp_path / "pid").read_text())
@@ -265,7 +266,7 @@ def test_a_guarded_call_that_hangs_raises_an_error_at_its_deadline(tmp_path: Pat
     with pytest.raises(StorageError) as caught:
         SYSTEM.on_storage((tmp_path / "fifo").read_text, "/shared", 0.5)
     assert caught.value.code == "storage-hangs"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
 
 
 def test_an_exception_of_a_guarded_call_is_raised_in_the_caller(tmp_path: Path) -> None:
@@ -297,8 +298,8 @@ def test_a_program_that_survives_sigkill_is_abandoned_at_the_deadline(
     monkeypatch.setattr("bootstrap.host.system.end_tree", lambda _pid: None)
     started = time.monotonic()
     with pytest.raises(ProcessTimeout):
-        SYSTEM.run(["sleep", "8"], timeout=0.3)
-    assert time.monotonic() - started < 7
+        SYSTEM.run(["sleep", "60"], timeout=0.3)
+    assert time.monotonic() - started < SOON
     left = system._running.pop()
     left.kill()
     left.wait()
@@ -321,7 +322,7 @@ def test_a_call_inside_another_call_runs_in_the_same_child_with_the_earlier_dead
         SYSTEM.with_deadline(lambda: SYSTEM.on_storage(hang, "/shared", 30), 0.3, late)
     with pytest.raises(DeadlineExceeded, match="the outer call is late"):  # the inner call has ended in time
         SYSTEM.with_deadline(lambda: (SYSTEM.on_storage(os.getpid, "/shared", 3), hang()), 5, late)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < SOON
     left = [child for child in psutil.Process().children() if child.pid not in other]
     assert not psutil.wait_procs(left, timeout=5)[1]
     SYSTEM.with_deadline(os.getpid, 5)
@@ -345,7 +346,7 @@ def test_a_hanging_guarded_call_does_not_keep_the_output_open(tmp_path: Path) ->
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=TOP, check=False)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < SOON
     assert done.stdout == "storage-hangs\n"
     with (tmp_path / "fifo").open("w"):
         """Lets the child that was left behind end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,7 @@ def found(world: World) -> list[tuple[str, str]]:
 
 def test_all_externals_of_an_image_are_found_without_starting_a_process(world: World) -> None:
     images.parallelcluster(world.prefix)
-    started = time.monotonic()
     assert found(world) == EVERYTHING
-    assert time.monotonic() - started < 0.3
     assert world.system.commands == []
     every = find_externals(world.paths, world.system)
     assert {one.prefix for one in every} == {world.prefix / one.place[1:] for one in every}
