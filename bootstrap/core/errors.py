@@ -133,9 +133,25 @@ class ConfigError(PetalError):
 
 
 class FetchError(PetalError):
-    """An object could not be fetched; codes start with ``fetch-``."""
+    """An object could not be fetched; codes start with ``fetch-``.
+
+    Args:
+        may_be_missing: the server gives the same answer for an object that is missing.
+    """
 
     code = "fetch-unreachable"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        why: str = "",
+        remedy: Iterable[str] | str = (),
+        code: str = "",
+        may_be_missing: bool = False,
+    ) -> None:
+        super().__init__(what, why=why, remedy=remedy, code=code)
+        self.may_be_missing = may_be_missing or self.code == "fetch-missing"
 
 
 class StorageError(PetalError):

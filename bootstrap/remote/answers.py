@@ -239,13 +239,8 @@ class Refusal(Exception):
         }
         why = self.why + ("" if kind.may_be_missing and self.verb == "written" else kind.why.format(**values))
         remedy = [line.format(**values) for line in kind.remedy]
-        return FetchError(kind.what.format(**values), why=why, remedy=remedy, code=kind.code)
-
-
-def may_be_missing(error: FetchError) -> bool:
-    """True if the object of the error is missing, or the server may hide that it is."""
-    refusal = error.__cause__
-    return error.code == "fetch-missing" or (isinstance(refusal, Refusal) and refusal.kind.may_be_missing)
+        what, hides = kind.what.format(**values), kind.may_be_missing
+        return FetchError(what, why=why, remedy=remedy, code=kind.code, may_be_missing=hides)
 
 
 def text_of(answer: Any, deadline: float) -> str:

@@ -117,7 +117,7 @@ def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> boo
     try:
         with_retries(uri, region, seconds, get, "could not be looked up")
     except FetchError as error:
-        if not answers.may_be_missing(error):
+        if not error.may_be_missing:
             raise
         return False
     return True

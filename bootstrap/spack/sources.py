@@ -14,7 +14,6 @@ from ..config.model import Mirror, Origin
 from ..core.errors import ConfigError, FetchError, PackageError
 from ..core.facts import NETWORK_KINDS, Queue
 from ..core.text import quoted
-from ..remote.answers import may_be_missing
 from ..remote.fetch import local_path
 from ..remote.look import look_at
 from ..remote.tarball import DAMAGE, MAX_HEADER, REMEDY
@@ -132,7 +131,7 @@ def _mirror(ctx: Context, name: str, mirror: Mirror) -> str:
             look_at(ctx.source_of(Origin(mirror.uri("_source-cache/archive"))))
         except FetchError as error:
             is_web = mirror.url.startswith("https:") and error.code == "fetch-refused"  # it may list no directories
-            if not (is_web or may_be_missing(error)) or NO_BUCKET in error.why:
+            if not (is_web or error.may_be_missing) or NO_BUCKET in error.why:
                 raise
     return "has packages" if mirror.binaries and not mirror.push else "answers"
 

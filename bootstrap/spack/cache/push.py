@@ -16,7 +16,6 @@ from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
 from ...host.files import make_dir, remove_tree
 from ...host.threads import results
-from ...remote.answers import may_be_missing
 from ...remote.fetch import exists, upload
 from ..driver import Spack
 from ..lockfile import Locked
@@ -76,7 +75,7 @@ class Push:
         except CacheError as error:
             return error.why
         unanswered = reader.unanswered.get(spec)
-        if unanswered is None or may_be_missing(unanswered):  # also the usual answer to a role without s3:ListBucket
+        if unanswered is None or unanswered.may_be_missing:  # also the usual answer to a role without s3:ListBucket
             return ""
         return f"this node cannot read what the mirror has: {unanswered}"
 
