@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.core.errors import FetchError
+from bootstrap.host.system import System
 from bootstrap.remote import attempts, metadata
 from bootstrap.remote.fetch import Source, exists, read, upload
 from tests.deadlines import SOON
@@ -360,6 +361,13 @@ def test_an_object_that_may_be_missing_does_not_exist(serve: Serve) -> None:
     assert not exists("s3://b/k", region="us-east-1")
     serve(refuses(404, "NoSuchKey", "no"))
     assert not exists("s3://b/k", region="us-east-1")
+
+
+def test_an_error_of_a_child_process_shows_that_the_object_may_be_missing(serve: Serve, tmp_path: Path) -> None:
+    serve(refuses(403, "AccessDenied", "Access Denied"))
+    with pytest.raises(FetchError) as caught:
+        System().with_deadline(lambda: read(Source("s3://b/k", None, "us-east-1"), tmp_path), SOON)
+    assert caught.value.may_be_missing
 
 
 @pytest.mark.parametrize("name", ["clock", "archived", "kms", "endpoint policy", "explicit deny", "unknown code"])
