@@ -285,7 +285,7 @@ def test_two_hundred_switches_while_eight_shells_load_and_run(world: World, lmod
     for thread in threads:
         thread.start()
     try:
-        for number in range(SWITCHES if lmod == lmod_of_this_machine() else SWITCHES // 5):
+        for number in range(SWITCHES if lmod == lmod_of_this_machine() else SWITCHES // 20):
             known = len(seen) + len(failures)
             roll_back(ctx, releases[number % 2])
             deadline = time.monotonic() + 30
