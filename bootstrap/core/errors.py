@@ -36,16 +36,22 @@ class ExitCode(IntEnum):
 
 # Names of parameters whose values are secrets: signatures of presigned URLs, tokens, passwords.
 _WORDS = "signature|token|credential|passw|secret|access.?key|api.?key"
+SHORTEST_SECRET = 12  # characters of a variable's value; a shorter one could be a part of any word
 SECRET_NAME = re.compile(rf"(?i){_WORDS}|^sig$|^auth")
 _NAME = r"[^=&?\s]{0,100}"  # bounded, because output of programs may be hostile
 _SECRETS = (
+    # A password may have every character, although some should be encoded; digits before a path are a port.
+    (re.compile(r"(?<=://)[^/\s@:]{1,100}:(?!\d{1,5}[/?#])\S{0,300}@"), "***@"),
     (re.compile(r"(?<=://)[^/\s@'\"]+@"), "***@"),
     (re.compile(rf"(?i)([?&](?:{_NAME}(?:{_WORDS}){_NAME}|sig|auth{_NAME})=)[^&\s'\"]+"), r"\1***"),
 )
 
 
 def redacted(text: str) -> str:
-    """``text`` without the passwords and signatures of its URLs, for records, logs and terminals."""
+    """``text`` without the secrets of its URLs and of the environment, for records, logs and terminals."""
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name) and not name.endswith("_FILE") and len(value.strip()) >= SHORTEST_SECRET:
+            text = text.replace(value.strip(), "***")
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
@@ -302,18 +308,22 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 STATUS = "petal-node status"
+_QUOTA = "quota -v; df -h {mount}; lsof {mount} | wc -l    # EFS limits the open files and locks of a client"
 _DENIED = "id; ls -ld {mount}/petal; an export with root_squash refuses root"
 ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
 # errno -> code, remedy for a path on shared storage, remedy for another path.
 _OS_ERRORS = {
     errno.ENOENT: ("file-missing", "ls -ld {mount} {mount}/petal", "ls -ld {path} {parent}"),
     errno.ENOSPC: ("file-no-space", "df -h {mount}; df -i {mount}", "df -h {parent}; df -i {parent}"),
-    errno.EDQUOT: ("file-quota", "quota -v; df -h {mount}", "quota -v; df -h {parent}"),
+    errno.EDQUOT: ("file-quota", _QUOTA, "quota -v; df -h {parent}"),
     errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}", "findmnt --target {parent}"),
     errno.EACCES: ("file-permission", _DENIED, "id; ls -ld {path}"),
     errno.EPERM: ("file-permission", _DENIED, "id; ls -ld {path}"),
     errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}", "findmnt --target {parent}"),
-    errno.EIO: ("file-failed", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
+    **dict.fromkeys(
+        (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOLCK, errno.EHOSTDOWN),
+        ("file-failed", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
+    ),
 }
 
 

@@ -79,3 +79,12 @@ def human(number: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+A_PAGE = "it is an HTML page, perhaps of a proxy, which answered instead of the server"
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+
+
+def is_page(data: bytes) -> bool:
+    """True for an HTML page, for which ``A_PAGE`` is the reason."""
+    return bool(_PAGE.match(data))

@@ -29,7 +29,7 @@ TRANSIENT = ("KillMode=control-group", "StartLimitIntervalSec=1h", "StartLimitBu
 # How to reach S3 and other servers, in upper or lower case. Access keys are not among them, because every user can read
 # the environment of a unit.
 NETWORK = (
-    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_"),
+    *("AWS_ENDPOINT_URL", "AWS_USE_", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_"),
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
 )

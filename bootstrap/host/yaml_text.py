@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..core.errors import ConfigError, Problem
-from ..core.text import count
+from ..core.text import A_PAGE, count, is_page
 from .files import is_deep
 
 DEEP = "its values are nested too deeply"
@@ -119,6 +119,8 @@ def read_document(data: bytes | str, name: str) -> Document:
     document = Document(name)
     if isinstance(data, bytes) and _is_binary(data):
         raise _unusable(name, f"it is not text{': it is compressed with gzip' if data[:2] == GZIP else ''}")
+    if isinstance(data, bytes) and is_page(data):
+        raise _unusable(name, A_PAGE)
     text = _decoded(data, document)
     try:
         _read(text, document)

@@ -20,6 +20,7 @@ from .metadata import problem_of_role
 MOST_TEXT = 1 << 16
 MOST_SHOWN = 500
 TEMPORARY_STATUS = frozenset({408, 425, 429})
+PERMANENT_STATUS = frozenset({501, 505, 507})  # not implemented, HTTP version, insufficient storage
 TEMPORARY = re.compile(
     r"SlowDown|Throttl|RequestTimeout$|RequestLimitExceeded|BandwidthLimitExceeded|TooManyRequests|InternalError"
     r"|ServiceUnavailable|OperationAborted|PriorRequestNotComplete"
@@ -31,6 +32,10 @@ REGION_CODES = re.compile(
 
 FORBIDDEN = (401, 403)
 UPLOAD = "correct the URI, or upload the object"
+# A region in a host name, and in "The eu-central-1 location constraint is incompatible".
+ENDPOINT = re.compile(rf"\bs3[.-](?:dualstack\.)?({s3.REGION.pattern})\.")
+LOCATION = re.compile(rf"\bThe ({s3.REGION.pattern}|unspecified) location constraint")
+POLICIES = r"no ((?:service control |resource control |session )policy|permissions boundary) allows"
 NAMES = re.compile(r'"[^"]*"|arn:\S+')  # of objects and roles in a message: these may have any word
 
 
@@ -56,6 +61,21 @@ _KINDS = (
         "fetch-forbidden",
         "the policy of a VPC endpoint does not let this node use {uri}",
         ("allow {action} on it in the policy of that endpoint: aws ec2 describe-vpc-endpoints --region {region}",),
+    ),
+    _Kind(
+        _s3(r"KMS\.(?:Disabled|KMSInvalidState|NotFound)"),
+        "fetch-forbidden",
+        "the KMS key of {uri} is disabled, missing or pending deletion",
+        (
+            "aws kms describe-key --key-id {kms_key}    # then: aws kms enable-key, or cancel-key-deletion",
+            "or encrypt the object again, with another key",
+        ),
+    ),
+    _Kind(
+        _s3(POLICIES),
+        "fetch-forbidden",
+        "a {policy} does not let this node use {uri}",
+        ("allow {action} in that {policy}: the rights of the role alone do not suffice",),
     ),
     _Kind(
         _s3(r"^KMS\.|perform: kms:|AWS ?KMS|KMS key"),
@@ -106,8 +126,9 @@ _KINDS = (
         "fetch-no-credentials",
         "{uri} cannot be {verb} without credentials",
         (
-            "curl -sS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token",
+            "curl -m 5 -sSX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token",
             "give the instance a role; on head and login nodes only root can use the metadata service",
+            'profiles (AWS_PROFILE, ~/.aws) are not read: eval "$(aws configure export-credentials --format env)"',
         ),
         "; neither the environment nor the instance metadata service has credentials{service}",
     ),
@@ -182,6 +203,8 @@ class Refusal(Exception):
     @property
     def is_temporary(self) -> bool:
         """True if the same request may succeed later."""
+        if self.status in PERMANENT_STATUS:
+            return False
         return self.status >= 500 or self.status in TEMPORARY_STATUS or bool(TEMPORARY.search(self.code))
 
     @property
@@ -200,9 +223,10 @@ class Refusal(Exception):
         header = self.headers.get("x-amz-bucket-region", "")
         expected = re.search(rf"expecting '({s3.REGION.pattern})'", self.text)
         name = header or element(self.text, "Region") or (expected[1] if expected else "")
-        if not name and (REGION_CODES.search(self.code) or self.status in (301, 307)):
-            named = s3.REGION.findall(f"{self.text} {self.headers.get('Location', '')}")
-            name = next((entry for entry in named if entry != self.region), "")
+        if not name and self.is_elsewhere:
+            host = ENDPOINT.search(f"{element(self.text, 'Endpoint')} {self.headers.get('Location', '')}")
+            found = host or LOCATION.search(element(self.text, "Message"))
+            name = found[1].replace("unspecified", "us-east-1") if found else ""
         return name if s3.REGION.fullmatch(name) and name != self.region else ""
 
     @property
@@ -219,6 +243,7 @@ class Refusal(Exception):
         """The error with its remedy."""
         kind, where = self.kind, s3.parse(self.uri) if self.region else s3.Object("", "")
         action = re.search(r"perform: ([\w:]+)", self.words)
+        policy, kms_key = re.search(POLICIES, self.words), re.search(r"arn:[\w:/-]+:key/[\w-]+", self.words)
         tier = element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
         name, problem = self.right_region, problem_of_role()
         variable = s3.endpoint_variable()
@@ -234,6 +259,8 @@ class Refusal(Exception):
             "bucket": shlex.quote(where.bucket),
             "key": shlex.quote(where.key),
             "action": action[1] if action else "s3:GetObject",
+            "policy": policy[1] if policy else "policy",
+            "kms_key": kms_key[0] if kms_key else "KEY",
             "restore": "'{}'" if tier else "Days=7",
             "service": f" ({problem})" if problem else "",
         }

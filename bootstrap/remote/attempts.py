@@ -64,7 +64,7 @@ class Target(NamedTuple):
         if answer.status_code in ACCEPTED or is_at_end:
             return answer
         with answer:
-            text = answers.text_of(answer, self.deadline) if self.region else ""
+            text = answers.text_of(answer, self.deadline)
         code, verb = answers.element(text, "Code")[:100], "read" if method == "get" else "written"
         status, signed = answer.status_code, auth is not None
         raise answers.Refusal(self.uri, verb, status, code, text, answer.headers, self.region, signed)
@@ -201,8 +201,10 @@ def _converted(uri: str, route: _Route, action: Callable[[], Any]) -> Any:
 
     try:
         return action()
-    except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
+    except ValueError as error:  # exceptions of requests, and of urllib for a proxy such as http://user:[@host
         way = route.way(error)
+        if not way.remedy and not isinstance(error, exceptions.RequestException):
+            raise
         if not way.remedy:
             what, remedy = f"{uri} is not a valid URI", "write s3://BUCKET/KEY or https://HOST/PATH"
             raise FetchError(what, why=str(error), remedy=remedy, code="fetch-scheme") from error
@@ -213,10 +215,4 @@ def _converted(uri: str, route: _Route, action: Callable[[], Any]) -> Any:
         found = client.no_answer(error, way)
         if not found.is_final:
             raise _NoAnswer(found, way) from error
-        remedy = way.remedy
-        if "certificate" in found.why:
-            remedy = (
-                "add its authority to the store of this machine (update-ca-certificates, update-ca-trust), or name its"
-                " certificate in AWS_CA_BUNDLE"
-            )
-        raise FetchError(f"{uri} could not be reached", why=found.why, remedy=remedy) from error
+        raise FetchError(f"{uri} could not be reached", why=found.why, remedy=found.remedy or way.remedy) from error

@@ -63,7 +63,9 @@ def session() -> Any:
 
 def _stores() -> Iterator[str]:
     yield from [path for path in STORES if Path(path).is_file()][:1]
-    yield from filter(None, (os.environ.get(name) for name in CA_VARIABLES))
+    for name in CA_VARIABLES:
+        value = os.environ.get(name, "")
+        yield from filter(None, value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value])
 
 
 @lru_cache(maxsize=8)
@@ -144,6 +146,8 @@ def way_to(url: str, variable: str = "") -> Way:
         variable = next((name for name in names if name.lower() == f"{urlsplit(url).scheme}_proxy"), names[0])
         url, kind, instead = proxy, "the proxy ", f", or except {host} in NO_PROXY"
     scheme, _, rest = url.partition("://") if "://" in url else ("", "", url)
+    if proxy:  # its password may have any character, also one that it may have only as %XX
+        rest = rest.rpartition("@")[2]
     address = rest.partition("/")[0].rpartition("@")[2]
     server = f"{kind}{scheme}://{address}" if kind and scheme else f"{kind}{address}"
     remedy = f"correct {variable} {origin_of(variable)}{instead}" if variable else ""
@@ -155,6 +159,20 @@ def origin_of(variable: str) -> str:
     return f"of the last hook ({ENVIRONMENT})" if variable in taken_environment() else "of this shell"
 
 
+CLOCK = ("timedatectl", "chronyc makestep    # if the clock of this node is wrong")
+# X509_V_ERR_* of OpenSSL (x509_vfy.h) and what to do; other errors are of an authority that this machine does not know.
+CERTIFICATES = {
+    9: CLOCK,  # not yet valid
+    10: (*CLOCK, "if the clock is right, the server needs a new certificate"),
+    62: ("correct the host name of the URI or of the endpoint: the certificate is of another host",),
+    64: ("name the server by the host name of its certificate, not by its address",),
+}
+AUTHORITY = (
+    "add its authority to the store of this machine: update-ca-certificates, or update-ca-trust",
+    "or name its certificate in AWS_CA_BUNDLE",
+)
+
+
 class NoAnswer(NamedTuple):
     """Why a request got no answer.
 
@@ -162,11 +180,13 @@ class NoAnswer(NamedTuple):
         why: the text of the system call if there is one, for example ``Connection refused``.
         is_final: another attempt fails in the same way: a certificate, or a proxy that refuses.
         is_unknown_name: the name of the server, or of the proxy, could not be resolved.
+        remedy: for a certificate that is not accepted.
     """
 
     why: str
     is_final: bool
     is_unknown_name: bool
+    remedy: tuple[str, ...] = ()
 
 
 def no_answer(error: BaseException, way: Way | None = None) -> NoAnswer:
@@ -174,16 +194,24 @@ def no_answer(error: BaseException, way: Way | None = None) -> NoAnswer:
     import ssl
 
     from requests.exceptions import ConnectionError as NotConnected
+    from requests.exceptions import Timeout
 
     chain = tuple(causes(error))
     tunnel = TUNNEL.search(str(error))
     certificate = next((cause for cause in chain if isinstance(cause, ssl.SSLCertVerificationError)), None)
     calls = [cause for cause in chain if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)]
     why = tunnel[0] if tunnel else next((str(call.strerror) for call in calls if call.strerror), "")
+    tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError) and cause.reason), None)
     is_unknown = any(isinstance(cause, socket.gaierror) for cause in chain)
+    server = way.server if way else "the service"
     if certificate:
         why = f"the certificate of the server is not accepted: {certificate.verify_message}"
+    elif tls:
+        why = f"{server} does not answer with valid TLS: {tls.reason.replace('_', ' ').lower()}"
+    elif isinstance(error, Timeout) and not why:
+        why = f"{server} did not answer in time"
     elif why and way and isinstance(error, NotConnected):
         why = f"the name of {way.server} is unknown: {why}" if is_unknown else f"{way.server}: {why}"
     refuses = tunnel and tunnel["status"].startswith("4") and tunnel["status"] not in ("408", "429")
-    return NoAnswer(why or str(error), bool(certificate or refuses), is_unknown)
+    remedy = CERTIFICATES.get(certificate.verify_code, AUTHORITY) if certificate else ()
+    return NoAnswer(why or str(error), bool(certificate or refuses), is_unknown, remedy)

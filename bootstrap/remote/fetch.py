@@ -7,6 +7,7 @@ next run.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -23,7 +24,7 @@ from typing import IO, Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import FetchError, from_os_error
-from ..core.text import quoted
+from ..core.text import A_PAGE, is_page, quoted
 from ..host.atomic import private_dir, resumable_file, staged_file
 from ..host.files import CHUNK, has_sha256, sha256_of
 from ..host.log import LOG
@@ -33,6 +34,7 @@ from .attempts import Target, TryAgain, with_retries
 SMALL = 1 << 20
 MAX_PUT = 5 << 30  # S3's limit for one PUT
 FINAL = frozenset({"fetch-checksum", "fetch-missing", "fetch-scheme", "fetch-too-large", "file-no-space", "file-quota"})
+SHOWN = 512  # bytes that show whether an object is an HTML page
 RESERVE = 1 << 30  # bytes of a disk, at most a twentieth of it, that no download fills
 
 
@@ -174,9 +176,12 @@ def upload(source: Path | bytes, uri: str, *, region: str | None = None, seconds
         raise FetchError(what, why=why, remedy=remedy, code="fetch-too-large")
     sha256 = sha256_of(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
 
+    # S3 compares it with the body, and requires it, or an MD5, for a bucket with Object Lock.
+    checksum = {"x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode()}
+
     def put(to: Target) -> None:
-        with _opened(source) as stream, client.session() as session, to.send(session, "put", data=stream):
-            pass
+        with _opened(source) as stream, client.session() as session:
+            to.send(session, "put", data=stream, headers=checksum).close()
 
     with_retries(uri, region, seconds, put, "could not be written", sha256)
 
@@ -251,8 +256,12 @@ def open_file(path: Path) -> BinaryIO:
     raise FetchError(what, remedy=shlex.join(["ls", "-ld", str(path)]), code="fetch-missing")
 
 
-def verify(uri: str, expected: str, actual: str) -> None:
-    """Compares the checksum of a fetched object with the expected one: FetchError ``fetch-checksum``."""
+def verify(uri: str, expected: str, actual: str, *, start: bytes = b"") -> None:
+    """Compares the checksum of a fetched object with the expected one: FetchError ``fetch-checksum``.
+
+    Args:
+        start: the first bytes of the object.
+    """
     if actual != expected:
         path = local_path(uri)
         remedy = "upload the right object, or correct its sha256 in the configuration or argument"
@@ -260,7 +269,7 @@ def verify(uri: str, expected: str, actual: str) -> None:
             remedy = f"sha256sum {quoted(path)}    # then correct its sha256, or replace the file"
         raise FetchError(
             f"{uri} does not have the expected checksum",
-            why=f"its sha256 is {actual}, expected {expected}",
+            why=f"its sha256 is {actual}, expected {expected}" + (f"; {A_PAGE}" if is_page(start) else ""),
             remedy=remedy,
             code="fetch-checksum",
         )
@@ -280,7 +289,8 @@ def _transfer(source: Source, part: Path) -> None:
         why = "only s3://, https:// and file:// are supported"
         raise FetchError(f"{source.uri} cannot be fetched", why=why, remedy=remedy, code="fetch-scheme")
     if source.sha256 is not None:
-        verify(source.uri, source.sha256, sha256_of(part))
+        with part.open("rb") as file:
+            verify(source.uri, source.sha256, sha256_of(part), start=file.read(SHOWN))
 
 
 def _get(source: Source, part: Path, to: Target) -> None:

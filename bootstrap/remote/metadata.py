@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ..core.errors import FetchError
 from ..host.log import LOG
 
-IMDS = "http://169.254.169.254"
+IMDS = {"ipv4": "http://169.254.169.254", "ipv6": "http://[fd00:ec2::254]"}
 CONNECT_TIMEOUT, READ_TIMEOUT = 1.0, 2.0
 PAUSES = (0.2, 0.4, 0.8, 1.6, 0.0)  # seconds after each attempt that the service answers with an error
 UNANSWERED = 2  # attempts without an answer: this machine may not be an instance
@@ -24,6 +26,7 @@ SILENT_SECONDS = 30.0  # how long a service that did not answer is not asked aga
 EARLY_SECONDS = 300.0
 AGAIN_SECONDS = 10.0  # between two requests for credentials that are missing, or not yet renewed
 ROLE = "meta-data/iam/security-credentials/"
+VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class Credentials(NamedTuple):
@@ -64,7 +67,9 @@ def _answer(path: str) -> tuple[str | None, str]:
 
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         return None, "AWS_EC2_METADATA_DISABLED is set"
-    base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", IMDS).rstrip("/") + "/latest"
+    mode = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "").strip().lower()
+    default = IMDS.get(mode, IMDS["ipv4"])
+    base = (os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "").strip() or default).rstrip("/") + "/latest"
     limits = (CONNECT_TIMEOUT, READ_TIMEOUT)
     if time.monotonic() < _service.silent_until:
         return None, _service.silence
@@ -106,10 +111,13 @@ def credentials(refused: Credentials | None = None) -> Credentials | None:
 
     Args:
         refused: those that S3 did not accept; they are fetched again.
+
+    Raises:
+        FetchError: ``fetch-no-credentials``, a variable cannot be a part of an access key.
     """
-    key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    key, secret, token = map(_variable, VARIABLES)
     if key and secret:
-        return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
+        return Credentials(key, secret, token or None)
     with _service.lock:
         now = time.time()
         if now < _service.keep_until and (refused is None or _service.role != refused):
@@ -124,6 +132,15 @@ def credentials(refused: Credentials | None = None) -> Credentials | None:
         return _service.role
 
 
+def _variable(name: str) -> str:
+    """The value without the line end that a file may have left; FetchError without the value if no key can have it."""
+    value = os.environ.get(name, "").strip()
+    if value and not re.fullmatch("[!-~]+", value):
+        what, remedy = f"{name} has characters that no access key has", f"correct or unset {name} of this shell"
+        raise FetchError(what, remedy=remedy, code="fetch-no-credentials")
+    return value
+
+
 def _of_role() -> tuple[Credentials, float] | str:
     """The credentials of the instance's role, and when they expire; or why there are none."""
     text, problem = _answer(ROLE)
@@ -131,9 +148,13 @@ def _of_role() -> tuple[Credentials, float] | str:
         text, problem = _answer(f"{ROLE}{text.split()[0]}")
     try:
         answer: dict[str, Any] = json.loads(text or "{}")
+        if answer.get("Code", "Success") != "Success":
+            return f"it answered {answer['Code']}: {answer.get('Message', '')}".rstrip(": ")
         found = Credentials(answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return problem or "its answer has no access key"
+    if not all(isinstance(word, str) and word for word in found):
+        return "its answer has an empty access key"
     try:
         return found, datetime.strptime(answer["Expiration"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except (ValueError, KeyError, TypeError):

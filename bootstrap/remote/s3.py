@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import FetchError
 from . import client
@@ -26,6 +26,7 @@ SUFFIXES = {
 ARN = re.compile(  # of an access point
     r"arn:[\w-]+:(?P<service>[\w-]+):(?P<region>[\w-]*):(?P<account>\d+):accesspoint[:/](?P<name>[A-Za-z0-9-]+)(?=/|$)"
 )
+LABEL = re.compile(r"[a-z0-9][a-z0-9-]*")  # of a host name
 REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+){1,2}-\d{1,2}")
 
 
@@ -37,17 +38,27 @@ class Object(NamedTuple):
 
 
 def parse(uri: str) -> Object:
-    """The bucket and the key of ``s3://BUCKET/KEY`` or ``s3://ARN/KEY``; FetchError ``fetch-scheme``."""
+    """The bucket and the key of ``s3://BUCKET/KEY`` or ``s3://ARN/KEY``; FetchError ``fetch-scheme``.
+
+    A key may begin with a slash, or have two in a row.
+    """
     path = uri.removeprefix("s3://")
     arn = ARN.match(path)
     bucket, _, key = (path[: arn.end()], "", path[arn.end() + 1 :]) if arn else path.partition("/")
-    if not bucket or not key.lstrip("/"):
+    if not bucket or not key.strip("/"):
         raise FetchError(f"{uri} lacks a bucket or a key", remedy="write s3://BUCKET/KEY", code="fetch-scheme")
+    why, remedy = "", "write s3://BUCKET/KEY"
     if bucket.startswith("arn:") and not (arn and arn["service"] == "s3" and REGION.fullmatch(arn["region"])):
-        what, why = f"{uri} cannot be used", "petal-node reads access points of S3 in one region only"
+        why = "petal-node reads access points of S3 in one region only"
         remedy = "write s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/KEY, or s3://BUCKET/KEY"
-        raise FetchError(what, why=why, remedy=remedy, code="fetch-scheme")
-    return Object(bucket, key.lstrip("/"))
+    elif bucket.endswith("--x-s3"):
+        why = "petal-node does not read directory buckets (S3 Express One Zone)"
+        remedy = "copy the object into a general purpose bucket"
+    elif {".", ".."} & set(key.split("/")):  # HTTP clients and proxies resolve them
+        why = "a part of its key is . or .."
+    if why:
+        raise FetchError(f"{uri} cannot be used", why=why, remedy=remedy, code="fetch-scheme")
+    return Object(bucket, key)
 
 
 def region(uri: str, known: str | None = None) -> str:
@@ -75,8 +86,8 @@ def domain_of(region_name: str) -> str:
 def s3_url(uri: str, region_name: str) -> str:
     """The https address of an object: virtual-hosted, or path style if an endpoint is set.
 
-    A bucket with a dot in its name gets path style, because S3's certificate does not cover it. FetchError
-    ``fetch-scheme`` if the bucket or the key is missing.
+    A bucket whose name is not one label of a host name gets path style: S3's certificate does not cover a dot, and
+    names of the first years have capitals. FetchError ``fetch-scheme`` if the bucket or the key is missing.
     """
     bucket, key = parse(uri)
     return f"{_bucket_url(bucket, region_name)}/{quote(key, safe='/-_.~')}"
@@ -105,11 +116,18 @@ def _bucket_url(bucket: str, region_name: str) -> str:
         if endpoint:
             parts = urlsplit(endpoint)
             return f"{parts.scheme}://{host}.{parts.netloc}{parts.path}"
-        return f"https://{host}.s3-accesspoint.{domain_of(region_name)}"
+        return f"https://{host}.{_service('s3-accesspoint')}.{domain_of(region_name)}"
     if endpoint:
         return f"{endpoint}/{bucket}"
-    host = f"s3.{domain_of(region_name)}"
-    return f"https://{host}/{bucket}" if "." in bucket else f"https://{bucket}.{host}"
+    host = f"{_service('s3')}.{domain_of(region_name)}"
+    return f"https://{bucket}.{host}" if LABEL.fullmatch(bucket) else f"https://{host}/{bucket}"
+
+
+def _service(name: str) -> str:
+    """The start of an endpoint's name, by the variables that AWS's own tools read (botocore/data/endpoints.json)."""
+    for kind, addition in (("FIPS", "-fips"), ("DUALSTACK", ".dualstack")):
+        name += addition if os.environ.get(f"AWS_USE_{kind}_ENDPOINT", "").lower() == "true" else ""
+    return name
 
 
 def s3_auth(found: Credentials, region_name: str, sha256: str | None = None) -> Any:
@@ -120,7 +138,13 @@ def s3_auth(found: Credentials, region_name: str, sha256: str | None = None) -> 
     """
     from requests_aws4auth import AWS4Auth
 
-    class Streamed(AWS4Auth):  # type: ignore[misc]
+    class S3Auth(AWS4Auth):  # type: ignore[misc]
+        """Signs the path as it is sent: a key of S3 may have two slashes in a row, which AWS4Auth makes one."""
+
+        def amz_cano_path(self, path: str) -> str:
+            return quote(unquote(path), safe="/~")
+
+    class Streamed(S3Auth):
         """Signs the given checksum instead of the body; S3 compares the body with it."""
 
         def __call__(self, request: Any) -> Any:
@@ -133,4 +157,4 @@ def s3_auth(found: Credentials, region_name: str, sha256: str | None = None) -> 
             request.headers["x-amz-content-sha256"] = sha256
             return super().get_canonical_headers(request, include)
 
-    return (Streamed if sha256 else AWS4Auth)(found.key, found.secret, region_name, "s3", session_token=found.token)
+    return (Streamed if sha256 else S3Auth)(found.key, found.secret, region_name, "s3", session_token=found.token)

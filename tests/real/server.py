@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,24 @@ def issued_certificate(place: Path) -> tuple[Path, Path]:
     ):
         subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=place)
     return place / "site.key", place / "site.crt"
+
+
+def dated_certificate(place: Path, name: str, start: int, end: int) -> tuple[Path, Path]:
+    """The key and the certificate of a server ``name`` that is valid from and until so many days from now."""
+    x509 = pytest.importorskip("cryptography.x509", reason="cryptography is not installed")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(timezone.utc)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now + timedelta(days=start)).not_valid_after(now + timedelta(days=end))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    pem = serialization.Encoding.PEM
+    (place / "dated.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(pem))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (place / "dated.key").write_bytes(key.private_bytes(pem, form, plain))
+    return place / "dated.key", place / "dated.pem"
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.0) -> None:

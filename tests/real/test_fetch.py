@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import re
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.core.errors import FetchError
+from bootstrap.core.errors import ConfigError, FetchError
 from bootstrap.host import systemd
+from bootstrap.host.yaml_text import read_document
 from bootstrap.remote import attempts, client
 from bootstrap.remote.answers import look_up
-from bootstrap.remote.fetch import Source, download, read
+from bootstrap.remote.fetch import Source, download, read, upload
 from tests.deadlines import SOON
 from tests.disks import mounted
 from tests.real.server import (
@@ -28,6 +30,7 @@ from tests.real.server import (
     answer,
     content,
     cut_off,
+    dated_certificate,
     endless,
     first,
     issued_certificate,
@@ -453,14 +456,64 @@ def test_a_sites_own_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.Mo
     with serving(content(DATA), key, certificate) as server:
         with pytest.raises(FetchError, match="certificate of the server is not accepted") as caught:
             download(source(uri=f"{server.url}/x"), tmp_path / "x")
-        assert "AWS_CA_BUNDLE" in caught.value.remedy[0]
-        if variable == "store":
+        assert "AWS_CA_BUNDLE" in caught.value.remedy[1]
+        if variable == "SSL_CERT_DIR":
+            monkeypatch.setenv(variable, f"/missing:{tmp_path / 'ca'}")
+        elif variable == "store":
             monkeypatch.setattr(client, "STORES", (str(tmp_path / "ca" / "ca.crt"),))
         else:
-            monkeypatch.setenv(variable, str(tmp_path / "ca" / ("" if variable.endswith("DIR") else "ca.crt")))
+            monkeypatch.setenv(variable, str(tmp_path / "ca" / "ca.crt"))
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/missing") if variable == "AWS_CA_BUNDLE" else None
         download(source(uri=f"{server.url}/x"), tmp_path / "x")
         assert server.paths == ["/x"]
+
+
+@pytest.mark.parametrize(
+    ("days", "name", "why", "remedy"),
+    [
+        ((1, 2), "localhost", "not yet valid", "timedatectl"),
+        ((-2, -1), "localhost", "expired", "timedatectl"),
+        ((-1, 1), "other", "Hostname mismatch", "correct the host name of the URI"),
+    ],
+)
+def test_a_certificate_is_refused_with_its_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    days: tuple[int, int],
+    name: str,
+    why: str,
+    remedy: str,
+) -> None:
+    key, certificate = dated_certificate(tmp_path, name, *days)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("no_proxy", "localhost")
+    message = "certificate of the server is not accepted"
+    with serving(content(DATA), key, certificate) as server, pytest.raises(FetchError, match=message) as caught:
+        download(source(uri=f"{server.url}/x"), tmp_path / "x")
+    assert why in caught.value.why
+    assert remedy in caught.value.remedy[0]
+    assert "authority" not in "".join(caught.value.remedy)
+
+
+def test_a_server_without_tls_is_reported_in_a_sentence(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(content(DATA))
+    uri = f"https://localhost:{server.server_port}/x"
+    with pytest.raises(FetchError, match="does not answer with valid TLS: wrong version number") as caught:
+        download(source(uri=uri, seconds=1), tmp_path / "x")
+    assert "Pool" not in caught.value.why
+
+
+@pytest.mark.parametrize("password", ["hid[den", "hid/den", "hid#den", "hid@den", "hid?den"])
+def test_the_password_of_a_proxy_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, password: str
+) -> None:
+    """A user forgot to encode it."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@127.0.0.1:9")
+    with pytest.raises(FetchError) as caught:
+        download(source(uri="https://files.corp/x", seconds=1), tmp_path / "x")
+    text = f"{caught.value}{caught.value.remedy}{caplog.text}"
+    assert "hid" not in text
+    assert "correct HTTPS_PROXY of this shell" in caught.value.remedy[0]
 
 
 def test_a_proxy_that_refuses_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,3 +540,37 @@ def test_an_unknown_host_is_given_up_soon_with_one_line_in_the_log(
     assert re.search(r"\(\d+ attempts\)", caught.value.why)
     assert caught.value.remedy[0] == "getent hosts files.invalid"
     assert len(caplog.records) == 1
+
+
+def test_an_upload_has_the_checksum_that_a_bucket_with_object_lock_requires(serve: Callable[..., Server]) -> None:
+    server = serve(always(200))
+    upload(b"data", "s3://bucket/key", region="us-east-1")
+    digest = base64.b64encode(hashlib.sha256(b"data").digest()).decode()
+    assert server.requests[0]["x-amz-checksum-sha256"] == digest
+    assert "x-amz-checksum-sha256" in server.requests[0]["Authorization"]
+
+
+@pytest.mark.parametrize("status", [501, 505, 507])
+def test_a_request_that_a_server_never_carries_out_is_not_repeated(
+    serve: Callable[..., Server], tmp_path: Path, status: int
+) -> None:
+    server = serve(always(status))
+    with pytest.raises(FetchError, match=f"the server answered {status}") as caught:
+        download(source(), tmp_path / "x")
+    assert (caught.value.code, len(server.requests)) == ("fetch-refused", 1)
+
+
+def test_s3_over_https_is_quoted_too(tls: Callable[..., Server], tmp_path: Path) -> None:
+    body = b"<Error><Code>InvalidObjectState</Code><Message>It is archived</Message></Error>"
+    server = tls(lambda handler, _: answer(handler, 403, body))
+    with pytest.raises(FetchError, match="the server answered 403: InvalidObjectState: It is archived"):
+        download(source(uri=f"{server.url}/x"), tmp_path / "x")
+
+
+def test_a_page_of_a_proxy_is_named(serve: Callable[..., Server], tmp_path: Path) -> None:
+    serve(content(b"\n<!DOCTYPE html><html>Blocked"))
+    with pytest.raises(FetchError, match="it is an HTML page") as caught:
+        download(source(), tmp_path / "x")
+    assert caught.value.code == "fetch-checksum"
+    with pytest.raises(ConfigError, match="it is an HTML page"):
+        read_document(read(source(sha256=None), tmp_path), "petal.yaml")

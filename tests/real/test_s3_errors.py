@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import requests
 
 from bootstrap.core.errors import FetchError
 from bootstrap.host.system import System
@@ -91,8 +92,34 @@ REFUSALS = {
     "kms key is disabled": (
         refuses(400, "KMS.DisabledException", f"{KEY} is disabled."),
         "fetch-forbidden",
-        "KMS key",
-        "kms:Decrypt",
+        "the KMS key of s3://b/petal.yaml is disabled",
+        f"aws kms describe-key --key-id {KEY} ",
+    ),
+    "kms key will be deleted": (
+        refuses(400, "KMS.KMSInvalidStateException", f"{KEY} is pending deletion."),
+        "fetch-forbidden",
+        "pending deletion",
+        "cancel-key-deletion",
+    ),
+    "boundary": (
+        refuses(
+            403,
+            "AccessDenied",
+            DENIED.format("s3:GetObject", BUCKET, "no permissions boundary allows the s3:GetObject action"),
+        ),
+        "fetch-forbidden",
+        "a permissions boundary does not let this node use",
+        "allow s3:GetObject in that permissions boundary",
+    ),
+    "organization": (
+        refuses(
+            403,
+            "AccessDenied",
+            DENIED.format("s3:GetObject", BUCKET, "no service control policy allows the s3:GetObject action"),
+        ),
+        "fetch-forbidden",
+        "a service control policy does not let this node use",
+        "allow s3:GetObject in that service control policy",
     ),
     "clock": (
         refuses(
@@ -228,6 +255,12 @@ REGIONS = {
         "<Endpoint>b.s3.eu-central-1.amazonaws.com</Endpoint>",
         Location="http://x/",
     ),
+    "of a bucket whose name has a region": refuses(
+        307,
+        "TemporaryRedirect",
+        "Please re-send",
+        "<Endpoint>b-us-west-2.s3.eu-central-1.amazonaws.com</Endpoint><Bucket>b-us-west-2</Bucket>",
+    ),
     "an opt-in region": refuses(
         400, "IllegalLocationConstraintException", "The eu-central-1 location constraint is incompatible"
     ),
@@ -333,6 +366,64 @@ def test_a_metadata_service_that_limits_the_rate_is_asked_again(
     server = serve(content(b"x"))
     read(Source("s3://b/k", None, "us-east-1"), tmp_path)
     assert "Credential=key1/" in server.requests[0]["Authorization"]
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (
+            {"Code": "AssumeRoleUnauthorizedAccess", "Message": "EC2 cannot assume it"},
+            "AssumeRoleUnauthorizedAccess: EC2",
+        ),
+        ({"Code": "Failed", "AccessKeyId": "", "SecretAccessKey": "", "Token": ""}, "it answered Failed"),
+        ({"Code": "Success", "AccessKeyId": "", "SecretAccessKey": "", "Token": ""}, "an empty access key"),
+        ({"AccessKeyId": None, "SecretAccessKey": 1, "Token": "t"}, "an empty access key"),
+        ([], "no access key"),
+    ],
+)
+def test_a_role_without_keys_is_reported_with_the_reason_of_the_service(
+    role: Serve, serve: Serve, tmp_path: Path, document: object, why: str
+) -> None:
+    texts = {"/latest/api/token": "t", f"/latest/{metadata.ROLE}": "role"}
+    role(lambda handler, _: answer(handler, 200, texts.get(handler.path, json.dumps(document)).encode()))
+    serve(refuses(403, "AccessDenied", "Access Denied"))
+    error = refused(tmp_path)
+    assert (error.code, why in error.why) == ("fetch-no-credentials", True), error.why
+    assert "aws configure export-credentials" in error.remedy[-1]
+
+
+def test_a_key_of_the_environment_is_used_without_its_line_end(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(content(b"x"))
+    for name in metadata.VARIABLES:
+        monkeypatch.setenv(name, f"{name.lower()}\r\n")
+    read(Source("s3://b/k", None, "us-east-1"), tmp_path)
+    assert "Credential=aws_access_key_id/" in server.requests[0]["Authorization"]
+    assert server.requests[0]["x-amz-security-token"] == "aws_session_token"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a\u201cb")
+    error = refused(tmp_path)
+    assert (error.code, error.what) == (
+        "fetch-no-credentials",
+        "AWS_SECRET_ACCESS_KEY has characters that no access key has",
+    )
+    assert "\u201c" not in f"{error}{error.remedy}"
+
+
+def test_metadata_are_read_over_ipv6_with_that_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+
+    def fail(_: object, url: str, **__: object) -> None:
+        asked.add(url)
+        raise requests.ConnectionError("Network is unreachable")
+
+    monkeypatch.setattr("requests.Session.put", fail)
+    monkeypatch.setattr(metadata, "_service", metadata._Service())
+    monkeypatch.delenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", raising=False)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6")
+    assert metadata.metadata("meta-data/placement/region") is None
+    assert asked == {"http://[fd00:ec2::254]/latest/api/token"}
 
 
 def test_missing_credentials_are_not_a_missing_object(role: Serve, serve: Serve) -> None:

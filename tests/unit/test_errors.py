@@ -11,6 +11,7 @@ import pytest
 from bootstrap.core.errors import from_os_error, full_disk_code, full_disk_remedy
 
 MOUNT = Path("/shared")
+EFS = "EFS limits the open files and locks of a client"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ MOUNT = Path("/shared")
         (errno.ENOSPC, "/var/cache/x", "file-no-space", "df -h /var/cache; df -i /var/cache"),
         (errno.ENOSPC, "/shared/x", "file-no-space", "df -h /shared; df -i /shared"),
         (errno.EDQUOT, "/home/ec2-user/x", "file-quota", "quota -v; df -h /home/ec2-user"),
+        (errno.EDQUOT, "/shared/x", "file-quota", f"quota -v; df -h /shared; lsof /shared | wc -l    # {EFS}"),
+        (errno.ENOTCONN, "/shared/x", "file-failed", "dmesg | tail; findmnt /shared"),
         (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
         (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
         (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),

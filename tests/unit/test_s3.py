@@ -9,7 +9,8 @@ import pytest
 from bootstrap.config.values import uri_problem
 from bootstrap.core.errors import FetchError
 from bootstrap.remote import answers
-from bootstrap.remote.s3 import REGION, region, s3_url
+from bootstrap.remote.metadata import Credentials
+from bootstrap.remote.s3 import REGION, region, s3_auth, s3_url
 
 ARN = "arn:aws:s3:eu-west-1:111122223333:accesspoint"
 
@@ -38,6 +39,7 @@ def test_each_region_has_the_dns_suffix_of_its_partition(botocore: Any) -> None:
         ("arn:aws-cn:s3:cn-north-1:111122223333:accesspoint/tools", None),
         ("site-tools-abcdef0123456789-s3alias", None),
         ("dots.in.name", None),
+        ("OldBucket_1", None),
         ("bucket", "https://files.corp:8443"),
         (f"{ARN}/site-tools", "https://files.corp:8443"),
     ],
@@ -56,6 +58,73 @@ def test_an_address_is_that_of_the_aws_cli(
         monkeypatch.setenv("AWS_ENDPOINT_URL", "https://other")
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     assert s3_url(uri, name) == expected.partition("?")[0].replace("s3.amazonaws.com", "s3.eu-west-1.amazonaws.com")
+
+
+@pytest.mark.parametrize("kinds", [("FIPS",), ("DUALSTACK",), ("FIPS", "DUALSTACK")])
+@pytest.mark.parametrize(
+    ("bucket", "name"),
+    [("bucket", "us-gov-west-1"), ("bucket", "us-east-1"), (f"{ARN.replace('eu-west-1', 'us-east-1')}/x", "us-east-1")],
+)
+def test_endpoints_for_fips_and_ipv6_are_those_of_the_aws_cli(
+    botocore: Any, monkeypatch: pytest.MonkeyPatch, bucket: str, name: str, kinds: tuple[str, ...]
+) -> None:
+    from botocore.config import Config
+
+    chosen = Config(use_fips_endpoint="FIPS" in kinds, use_dualstack_endpoint="DUALSTACK" in kinds)
+    keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s"}
+    client = botocore.create_client("s3", region_name=name, config=chosen, **keys)
+    expected = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
+    for kind in kinds:
+        monkeypatch.setenv(f"AWS_USE_{kind}_ENDPOINT", "true")
+    assert s3_url(f"s3://{bucket}/k", name) == expected.partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    "key", ["k", "a key+1", "a//b", "/k", "a/b/", "\u00fc/\u00f6", "a=b&c", "a@b:c;d,e$(f)'!*", "k?x=1#y", "100%", "~"]
+)
+@pytest.mark.parametrize("sha256", [None, "0" * 64])
+def test_a_signature_is_that_of_botocore(botocore: Any, key: str, sha256: str | None) -> None:
+    assert botocore
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from requests import Request
+
+    found = Credentials("AKIDEXAMPLE", "secret", "token")
+    sent = Request("GET", s3_url(f"s3://b/{key}", "us-east-1"), auth=s3_auth(found, "us-east-1", sha256)).prepare()
+    header = sent.headers["Authorization"]
+    names = header.partition("SignedHeaders=")[2].partition(",")[0].split(";")
+    assert "x-amz-security-token" in names
+    headers = {name: sent.headers.get(name, "b.s3.us-east-1.amazonaws.com") for name in names}
+    same = AWSRequest("GET", sent.url, headers)
+    same.context["timestamp"] = sent.headers["x-amz-date"]
+
+    class Signer(S3SigV4Auth):  # type: ignore[misc]
+        def payload(self, _: Any) -> str:
+            return str(sent.headers["x-amz-content-sha256"])
+
+    signer = Signer(botocore_credentials(found), "s3", "us-east-1")
+    text = signer.string_to_sign(same, signer.canonical_request(same))
+    assert header.endswith(f"Signature={signer.signature(text, same)}")
+
+
+def botocore_credentials(found: Credentials) -> Any:
+    from botocore.credentials import Credentials as Keys
+
+    return Keys(*found)
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("s3://b--use1-az4--x-s3/k", "directory buckets"),
+        ("s3://b/./petal.yaml", "a part of its key is . or .."),
+        ("s3://b/a/../petal.yaml", "a part of its key is . or .."),
+    ],
+)
+def test_an_object_that_would_be_another_one_is_refused(uri: str, why: str) -> None:
+    with pytest.raises(FetchError, match=why) as caught:
+        s3_url(uri, "us-east-1")
+    assert caught.value.code == "fetch-scheme"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,10 @@ HIDDEN = [
     "https://user:hidden@h/x",
     "https://hidden@h/x",
     "http://user:hidden@proxy:3128",
+    "http://user:hid#hidden@proxy:3128",
+    "http://user:@hidden@proxy:3128",
+    "http://user:a/hidden?@proxy:3128",
+    "Unsupported proxy syntax in 'http://user:'hidden'@proxy:3128'",
     "https://h/x?X-Amz-Signature=hidden",
     "https://h/x?a=1&X-Amz-Security-Token=hidden&b=2",
     "https://h/x?X-Amz-Credential=hidden/20261124/us-east-1",
@@ -28,6 +32,8 @@ HIDDEN = [
 SHOWN = [
     "samtools@1.19",
     "https://h/a@b/x",
+    "https://h:8443/a@b/x",
+    "http://proxy:3128 and user@host",
     "https://h/x?versionId=3",
     "s3://bucket/key",
     "user@host",
@@ -41,6 +47,14 @@ def test_only_the_secret_of_a_text_is_masked(text: str) -> None:
     assert "***" in redacted(text)
     assert redacted(f"before {text} after").startswith("before ")
     assert redacted(f"before {text} after").endswith(" after")
+
+
+def test_a_secret_of_the_environment_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exceptions of libraries contain values of headers, for example."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "hidden-session-token\n")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/a-token-file")
+    text = "Invalid header value b'hidden-session-token\\n', /var/run/a-token-file"
+    assert redacted(text) == "Invalid header value b'***\\n', /var/run/a-token-file"
 
 
 @pytest.mark.parametrize("text", SHOWN)
