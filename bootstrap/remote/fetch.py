@@ -223,8 +223,11 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _destination(uri: str) -> Path | None:
-    """The path to write to, None for s3://; ``fetch-scheme`` for another URI."""
+    """The path to write to, None for s3://; ``fetch-scheme`` for another URI, and for a device or a pipe."""
     path = local_path(uri)
+    if path is not None and path.exists() and not path.is_file():  # a rename would replace /dev/null
+        remedy = shlex.join(["ls", "-ld", str(path)])
+        raise FetchError(f"{path} is not a file", why="its place would be taken", remedy=remedy, code="fetch-scheme")
     if path is None and not uri.startswith("s3://"):
         what, remedy = f"{uri} cannot be written", "write s3://BUCKET/KEY or file:///PATH"
         raise FetchError(what, why="only s3:// and file:// can be written", remedy=remedy, code="fetch-scheme")

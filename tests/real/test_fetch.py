@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from bootstrap.host import systemd
 from bootstrap.host.yaml_text import read_document
 from bootstrap.remote import attempts, client
 from bootstrap.remote.answers import look_up
-from bootstrap.remote.fetch import Source, download, read, upload
+from bootstrap.remote.fetch import Source, download, read, require_writable, upload
 from tests.deadlines import SOON
 from tests.disks import mounted
 from tests.real.server import (
@@ -574,3 +575,14 @@ def test_a_page_of_a_proxy_is_named(serve: Callable[..., Server], tmp_path: Path
     assert caught.value.code == "fetch-checksum"
     with pytest.raises(ConfigError, match="it is an HTML page"):
         read_document(read(source(sha256=None), tmp_path), "petal.yaml")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_a_destination_that_is_not_a_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "x"
+    os.mkfifo(target) if kind == "pipe" else target.symlink_to("/dev/null")
+    before = target.lstat().st_ino
+    for write in (require_writable, partial(upload, b"data")):
+        with pytest.raises(FetchError, match="is not a file"):
+            write(target.as_uri())
+    assert target.lstat().st_ino == before
