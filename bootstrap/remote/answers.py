@@ -30,6 +30,8 @@ REGION_CODES = re.compile(
     r"AuthorizationHeaderMalformed|PermanentRedirect|TemporaryRedirect|IllegalLocationConstraint|IncorrectEndpoint"
 )
 
+# Of the metadata service, about a role that it has (EC2 user guide, troubleshoot-instance-profile).
+ROLE_CODES = re.compile(r"^it answered (?:AssumeRole|InstanceProfile|Failed)")
 FORBIDDEN = (401, 403)
 UPLOAD = "correct the URI, or upload the object"
 # A region in a host name, and in "The eu-central-1 location constraint is incompatible".
@@ -120,9 +122,17 @@ _KINDS = (
         ("aws sts get-caller-identity", "AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN are used before the role"),
     ),
     _Kind(
-        lambda refusal: (
-            refusal.region and not refusal.signed and (refusal.refuses_credentials or refusal.status in FORBIDDEN)
+        lambda refusal: refusal.lacks_credentials and ROLE_CODES.search(problem_of_role()),
+        "fetch-no-credentials",
+        "{uri} cannot be {verb}: the role of this instance gives no credentials",
+        (
+            "let ec2.amazonaws.com assume the role, in its trust policy: aws iam get-role --role-name ROLE",
+            "aws ec2 describe-iam-instance-profile-associations    # associate the profile again if it was replaced",
         ),
+        "; of the instance metadata service{service}",
+    ),
+    _Kind(
+        lambda refusal: refusal.lacks_credentials,
         "fetch-no-credentials",
         "{uri} cannot be {verb} without credentials",
         (
@@ -211,6 +221,11 @@ class Refusal(Exception):
     def refuses_credentials(self) -> bool:
         """True if S3 does not accept the credentials of the request. HEAD and some endpoints give no code."""
         return bool(CREDENTIALS.search(self.code))
+
+    @property
+    def lacks_credentials(self) -> bool:
+        """True if S3 refuses because the request was not signed."""
+        return bool(self.region and not self.signed and (self.refuses_credentials or self.status in FORBIDDEN))
 
     @property
     def is_elsewhere(self) -> bool:
