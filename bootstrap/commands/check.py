@@ -16,13 +16,12 @@ from ..core.options import Options
 from ..engine.prepare import prepare
 from ..engine.registry import CHECKS
 from ..engine.run import save_report
-from ..host.atomic import write_atomic
 from ..host.log import LOG
 from ..host.processes import terminable
 from ..host.times import timestamp
 from ..prove.fleet import BEAT, prove, report_line
 from ..prove.mpi_proof import between_nodes
-from ..report.page import page, require_writable
+from ..report.page import page, require_writable, write_page
 from ..report.render import tell
 from ..state.context import Context, Services
 from ..state.desired import Proof
@@ -52,7 +51,7 @@ def check(options: Options, services: Services) -> Result[NodeReport | FleetRepo
     status = Status.OK if is_ok else Status.DEGRADED
     result = Result("check", status, data, run_id=services.run_id)
     if options.html:
-        write_atomic(options.html, page(result, options, timestamp()).encode())
+        write_page(options.html, page(result, options, timestamp()))
     return result
 
 

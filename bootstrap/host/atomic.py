@@ -30,10 +30,16 @@ REPLACED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})  # rename(2
 ABANDONED_SECONDS = 24 * 3600.0  # older than any transfer: the number belongs to another process or node
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replaces the content of ``path`` by ``data``. Readers see the old content or the new content, never a part."""
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
+    """Replaces the content of ``path`` by ``data``. Readers see the old content or the new content, never a part.
+
+    Args:
+        owner: user and group of the file, which only root can choose; by default those of the caller.
+    """
     with _staged(path, mode, None) as (_, stream):
         stream.write(data)
+        if owner is not None:
+            os.fchown(stream.fileno(), *owner)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

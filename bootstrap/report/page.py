@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 from pathlib import Path
 
 from ..core.decode import storable
 from ..core.errors import UsageError
 from ..core.model import FleetReport, NodeReport, Result
 from ..core.options import Options
+from ..host.atomic import write_atomic
 from .checks_view import columns_of, problems, total
 from .lines import CHECK_MARKS, by_nodes
 from .remedies import runnable
@@ -21,18 +23,30 @@ def require_writable(file: Path) -> None:
     """Fails before the checks run if the page cannot be written.
 
     Raises:
-        UsageError: the directory is missing or not writable, or ``file`` is a directory.
+        UsageError: the directory is missing or not writable, or ``file`` is a directory, a device or a pipe.
     """
     directory = file.parent
     refusals = {
         f"{directory} is not a directory": not directory.is_dir(),
         f"{directory} is not writable": not os.access(directory, os.W_OK),
         "it is a directory": file.is_dir(),
+        "it is not a regular file": file.exists() and not file.is_file(),  # a rename would replace /dev/null
     }
     why = next((why for why, applies in refusals.items() if applies), None)
     if why:
         remedy = shlex.join(["ls", "-ld", str(directory), str(file)])
         raise UsageError(f"cannot write the HTML report to {file}", why=why, remedy=remedy)
+
+
+def write_page(file: Path, text: str) -> None:
+    """Writes the page. A file that is there keeps its mode, and its owner if root writes."""
+    try:
+        info = file.stat()
+    except FileNotFoundError:
+        write_atomic(file, text.encode())
+        return
+    owner = None if os.geteuid() else (info.st_uid, info.st_gid)
+    write_atomic(file, text.encode(), mode=stat.S_IMODE(info.st_mode), owner=owner)
 
 
 def page(result: Result[NodeReport | FleetReport], options: Options, time: str) -> str:

@@ -43,7 +43,7 @@ from bootstrap.releases.gc import Cleanup, Unused
 from bootstrap.report import render as report
 from bootstrap.report import views
 from bootstrap.report.lines import error_lines
-from bootstrap.report.page import page, require_writable
+from bootstrap.report.page import page, require_writable, write_page
 from bootstrap.report.remedies import COMMAND, runnable
 from bootstrap.state.desired import DesiredState, Proof
 from tests.golden import compare_with_golden
@@ -262,14 +262,32 @@ def test_a_page_that_cannot_be_written_is_refused_with_the_reason(
     monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path / "closed")  # root may write anywhere
     (tmp_path / "closed").mkdir()
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
     for file, why in (
         (tmp_path, "it is a directory"),
+        (Path(os.devnull), "it is not a regular file"),
+        (tmp_path / "pipe", "it is not a regular file"),
         (tmp_path / "file" / "check.html", f"{tmp_path / 'file'} is not a directory"),
         (tmp_path / "closed" / "check.html", f"{tmp_path / 'closed'} is not writable"),
     ):
         with pytest.raises(UsageError) as caught:
             require_writable(file)
         assert caught.value.why == why
+
+
+def test_a_page_that_replaces_a_file_keeps_its_owner_and_mode(tmp_path: Path) -> None:
+    file = tmp_path / "check.html"
+    file.write_text("an earlier page")
+    file.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(file, 1234, 2345)
+    before = file.stat()
+    write_page(file, "<p>")
+    after = file.stat()
+    assert file.read_text() == "<p>"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    write_page(tmp_path / "new.html", "<p>")
+    assert (tmp_path / "new.html").stat().st_mode & 0o777 == 0o644
 
 
 class Tags(HTMLParser):
