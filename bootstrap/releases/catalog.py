@@ -11,7 +11,7 @@ from ..config.load import from_mapping
 from ..core.errors import ConfigError, StateError, from_error
 from ..spack import database
 from ..spack.families import FAMILIES
-from ..spack.lockfile import locked_specs
+from ..spack.lockfile import Locked, locked_specs, lockfile_name, restoring
 from ..state.context import Context
 from ..state.desired import DesiredState, Published
 from ..state.release import Manifest, current_release, package_prefix, read_manifest
@@ -29,6 +29,7 @@ class ReleaseInfo:
         desired: the desired state that made the release; None if the release does not hold it.
         problem: why a document of the release cannot be read, or an empty string.
         published: when the release last became current; None if that is not recorded.
+        locked: the specs of its lockfiles; None if a document of the release cannot be read.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ReleaseInfo:
     desired: DesiredState | None
     problem: str
     published: str | None
+    locked: tuple[Locked, ...] | None = ()
 
     @property
     def time(self) -> str:
@@ -53,15 +55,33 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
     times = {entry.release: entry.time for entry in entries}
     order = {entry.release: number for number, entry in enumerate(entries)}
     for path in (path for path in ctx.paths.releases.glob("[!.]*") if path.is_dir()):
-        manifest, desired, problem = None, None, ""
+        manifest, desired, locked, problem = None, None, None, ""
         try:
-            manifest, desired = read_manifest(ctx.paths, path.name), desired_state_of(ctx.paths, path.name)
+            manifest = read_manifest(ctx.paths, path.name)
+            locked = _locked(path, manifest)
+            desired = desired_state_of(ctx.paths, path.name)
             if desired is not None:
                 from_mapping(desired.config, f"the configuration of release {path.name}")
         except (ConfigError, StateError, OSError) as error:
             problem, desired = str(from_error(error, ctx.paths.shared_mount)), None
-        releases.append(ReleaseInfo(path.name, manifest, desired, problem, times.get(path.name)))
+        releases.append(ReleaseInfo(path.name, manifest, desired, problem, times.get(path.name), locked))
     return tuple(sorted(releases, key=lambda info: (order.get(info.name, -1), info.time, info.name), reverse=True))
+
+
+def _locked(directory: Path, manifest: Manifest | None) -> tuple[Locked, ...]:
+    """The specs of a release. One that Spack built has a lockfile for each tree, an incomplete one those made so far.
+
+    Raises:
+        StateError: a lockfile is missing or damaged.
+    """
+    files = set(directory.glob(LOCKFILES))
+    if manifest is not None and manifest.specs:
+        files |= {directory / lockfile_name(tree.target, len(manifest.trees)) for tree in manifest.trees}
+    missing = sorted(file for file in files if not file.is_file())
+    if missing:
+        why = "the packages that the release needs are unknown"
+        raise StateError(f"{missing[0]} is missing", why=why, remedy=restoring(missing[0]))
+    return tuple(spec for file in sorted(files) for spec in locked_specs(file))
 
 
 def history(ctx: Context) -> tuple[Published, ...]:
@@ -98,18 +118,14 @@ def needs(ctx: Context, release: ReleaseInfo, installed: Mapping[str, Path]) -> 
 
     Args:
         installed: the result of ``installed_packages``.
-
-    Raises:
-        StateError: a lockfile cannot be read.
     """
     host, manifest, prefixes = ctx.facts.host, release.manifest, {}
     if manifest is not None:
         machine = machine_of(manifest.trees[0].target) if manifest.trees else host.machine
         host = replace(host, os=manifest.os, machine=machine)
-    for lockfile in sorted(ctx.paths.release(release.name).glob(LOCKFILES)):
-        for spec in locked_specs(lockfile):
-            if not spec.external:
-                prefixes[spec.hash] = installed.get(spec.hash, ctx.paths.store / f"{spec.name}-{spec.version}")
+    for spec in release.locked or ():
+        if not spec.external:
+            prefixes[spec.hash] = installed.get(spec.hash, ctx.paths.store / f"{spec.name}-{spec.version}")
     for package in from_mapping(release.desired.config, release.name).packages if release.desired else ():
         if package.origin:
             prefix = package_prefix(package, ctx.paths, host)

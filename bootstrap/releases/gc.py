@@ -17,6 +17,7 @@ from ..cluster.slurm import Job, batch_script
 from ..config.load import from_mapping
 from ..core.deadlines import DOCUMENT, EXPIRY
 from ..core.errors import ReleaseError
+from ..core.text import count
 from ..host.atomic import abandoned, move_aside
 from ..host.files import remove_tree, size_of
 from ..host.log import LOG
@@ -31,6 +32,7 @@ from .catalog import ReleaseInfo, all_releases, history, installed_packages, nee
 from .publish import keep_reserve, pin_of
 
 GONE = ".gone"
+UNKNOWN = "may need them, and a document of it is missing or damaged"
 SCRIPTS = 30.0  # seconds for the scripts of all jobs; gc may hold the cluster lock
 
 
@@ -172,6 +174,7 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
     needed = {key: prefix for release in kept for key, prefix in needs(ctx, release, installed).items()}
     prefixes = set(needed.values())
     own_store = store_of(ctx) if ctx.config.uses_spack else None
+    unlocked = [release.name for release in kept if release.locked is None]
     unused, left = [], []
     for store in stores(ctx):
         free = [
@@ -179,7 +182,9 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
             for digest, prefix in database.installed(store).items()
             if digest not in needed and prefix.is_relative_to(store)  # externals are elsewhere
         ]
-        if store == own_store:
+        if free and unlocked:
+            left.append(f"{count(len(free), 'package')} in {store}: {', '.join(unlocked)} {UNKNOWN}")
+        elif store == own_store:
             unused += [Unused(prefix, size_of(prefix), digest) for digest, prefix in free]
         elif free:
             left.append(f"{len(free)} packages in {store}: another Spack than the configured one has installed them")
@@ -187,7 +192,7 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
     binaries = [path.parents[1] for path in sorted(ctx.paths.store.glob(f"*/[!.]*/{RECEIPT}"))]
     binaries = [path for path in binaries if path not in prefixes]
     if unknown and binaries:
-        left.append(f"{len(binaries)} binary packages: {', '.join(unknown)} may need them, without a configuration")
+        left.append(f"{count(len(binaries), 'binary package')}: {', '.join(unknown)} {UNKNOWN}")
     else:
         unused += [Unused(path, size_of(path)) for path in binaries]
     return tuple(sorted(unused, key=lambda package: str(package.path))), tuple(left)

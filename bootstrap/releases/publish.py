@@ -96,7 +96,7 @@ def rollback_problem(ctx: Context, release: ReleaseInfo) -> str:
     """Why a release cannot be current, or an empty string. Packages that it was published without do not count.
 
     Raises:
-        PetalError, OSError: a lockfile or a database cannot be read.
+        PetalError, OSError: a database cannot be read.
     """
     if release.problem:
         return release.problem

@@ -14,8 +14,9 @@ from typing import Any
 
 from ..core import decode
 from ..core.decode import Sha256
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, StateError
 from ..core.model import plain
+from ..core.text import quoted
 from ..host.files import read_json
 from ..state.store import shaped
 
@@ -89,10 +90,31 @@ def system_of(arch: Any) -> str:
     return f"{arch.get('platform')}-{arch.get('platform_os')}-{target}"
 
 
+def lockfile_name(target: str, targets: int) -> str:
+    """The lockfile of a release for one of its targets, of which there are so many."""
+    return "spack.lock" if targets == 1 else f"spack-{target}.lock"
+
+
 def locked_specs(path: Path) -> tuple[Locked, ...]:
     """The concrete specs of a spack.lock, empty without the file; StateError if it is damaged."""
-    document = read_json(path, limit=READ_LIMIT)
-    return () if document is None else shaped(path, lambda: tuple(_specs(document).values()))
+    try:
+        document = read_json(path, limit=READ_LIMIT)
+        return () if document is None else shaped(path, lambda: tuple(_specs(document).values()))
+    except StateError as error:
+        remedy = restoring(path) if error.code == StateError.code else error.remedy
+        raise StateError(error.what, why=error.why, remedy=remedy, code=error.code) from error
+
+
+def restoring(path: Path) -> tuple[str, ...]:
+    """The commands that bring the lockfile of a release back: Spack's own copy is on the disk of the head node.
+
+    The file is not moved away alone: without it the packages of the release are as unknown.
+    """
+    copy = f"/var/lib/petal-node/spack/{path.parent.name}/{path.stem.partition('-')[2] or '*'}/environment/spack.lock"
+    return (
+        f"on the head node: cp {copy} {quoted(path)}",
+        f"or solve its stack again: rm {quoted(path)}; petal-node bootstrap --config FILE    # of that release",
+    )
 
 
 def _specs(document: Mapping[str, Any]) -> dict[str, Locked]:

@@ -18,7 +18,7 @@ from .driver import Spack, usable_cores
 from .externals import Compiler, find_compiler
 from .families import FAMILIES
 from .job.directory import JobDirectory
-from .lockfile import Locked, locked_specs
+from .lockfile import Locked, locked_specs, lockfile_name
 from .program import locate
 from .scope import TEMPLATE, TEMPLATES, Places, Site, write_scope
 
@@ -27,8 +27,7 @@ EFS_LOCKS = 512 - 112  # less a margin for Spack's readers, and for locks of a c
 
 def lockfile_of(ctx: Context, target: str) -> Path:
     """The lockfile of this run's release: ``spack.lock``, or one for each of several targets."""
-    name = "spack.lock" if len(ctx.targets) == 1 else f"spack-{target}.lock"
-    return ctx.paths.release(ctx.desired_release) / name
+    return ctx.paths.release(ctx.desired_release) / lockfile_name(target, len(ctx.targets))
 
 
 def module_tree(ctx: Context, target: str) -> Path:

@@ -17,7 +17,7 @@ import pytest
 
 from bootstrap.cli import main
 from bootstrap.cluster.slurm import Job, jobs
-from bootstrap.commands.releases import _jobs, rollback
+from bootstrap.commands.releases import _jobs, releases, rollback
 from bootstrap.core.deadlines import EXPIRY
 from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
 from bootstrap.core.model import NodeReport, Outcome, Role, StepReport
@@ -29,14 +29,13 @@ from bootstrap.host.log import close_log, entries, open_log
 from bootstrap.host.times import timestamp
 from bootstrap.releases import catalog
 from bootstrap.releases import gc as collector
-from bootstrap.releases import publish as publisher
 from bootstrap.releases.catalog import all_releases, previous_release
 from bootstrap.releases.publish import roll_back, rollback_target
 from bootstrap.repair.records import Records
 from bootstrap.report.releases_view import rollback_view
 from bootstrap.spack import program
 from bootstrap.spack.lockfile import Locked
-from bootstrap.state.release import current_release
+from bootstrap.state.release import current_release, read_manifest, write_manifest
 from bootstrap.state.store import ClusterState
 from tests.world import World, tarball, with_spack
 
@@ -142,7 +141,7 @@ def test_the_command_that_undoes_a_rollback_runs_or_names_the_reason(tmp_path: P
             rollback(undo, world.services)
 
 
-@pytest.mark.parametrize(("module", "function"), [(publisher, "needs"), (catalog, "read_manifest")])
+@pytest.mark.parametrize(("module", "function"), [(catalog, "_locked"), (catalog, "read_manifest")])
 def test_a_current_release_that_cannot_be_read_does_not_prevent_a_rollback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, function: str
 ) -> None:
@@ -378,7 +377,7 @@ def test_gc_keeps_binary_packages_if_a_release_has_no_configuration(tmp_path: Pa
     plan = collector.plan(world.context, 2, ())
     assert set(plan.keep) == {second, third}
     assert plan.packages == ()
-    assert "binary packages" in plan.left[0]
+    assert plan.left == (f"1 binary package: {second} {collector.UNKNOWN}",)
     assert first in plan.drop
 
 
@@ -400,7 +399,7 @@ def test_gc_keeps_a_release_whose_configuration_this_version_does_not_know(tmp_p
     plan = collector.plan(world.context, 1, ())
     assert "of-a-newer-version" in plan.keep[first]
     assert (set(plan.drop), plan.packages) == ({second}, ())
-    assert "binary packages" in plan.left[0]
+    assert plan.left == (f"1 binary package: {first} {collector.UNKNOWN}",)
     with pytest.raises(ReleaseError) as caught:
         rollback_target(world.context, all_releases(world.context), first)
     assert "of-a-newer-version" in caught.value.why
@@ -431,6 +430,42 @@ def test_gc_removes_spacks_packages_by_spack(tmp_path: Path) -> None:
     assert "modules:default:enable::[]" in command
     assert "-E" in command
     assert not list(world.paths.store.glob("*/fftw-*"))
+
+
+@pytest.mark.parametrize("state", ["missing", "damaged", "a directory"])
+def test_a_release_with_an_unknown_lockfile_keeps_its_packages_and_is_not_published(tmp_path: Path, state: str) -> None:
+    world = World(tmp_path / "head")
+    first = publish(world, with_spack(tmp_path))
+    second = publish(world, with_spack(tmp_path).replace("'1.0'", "'1.1'"))
+    lockfile = world.paths.release(first) / "spack.lock"
+    lockfile.unlink()
+    if state == "damaged":
+        lockfile.write_text("{")
+    elif state == "a directory":
+        lockfile.mkdir()
+    (world.paths.release(second) / "spack.lock").write_text(json.dumps({"roots": [], "concrete_specs": {}}))
+    plan = collector.plan(world.context, 2, ())
+    assert str(lockfile) in plan.keep[first]
+    assert plan.packages == ()
+    assert plan.left[0] == f"1 package in {world.paths.store}: {first} {collector.UNKNOWN}"
+    with pytest.raises(ReleaseError) as refused:
+        rollback_target(world.context, all_releases(world.context), first)
+    assert str(lockfile) in refused.value.why
+    data = releases(world.options(command="releases", role=Role.HEAD, no_sizes=True), world.services).data
+    assert [(one.release, bool(one.problem), one.packages) for one in data.releases] == [
+        (second, False, 1),
+        (first, True, 0),
+    ]
+
+
+def test_each_target_of_a_release_needs_its_lockfile(tmp_path: Path) -> None:
+    world, (_, _, third) = three_releases(tmp_path)
+    manifest = read_manifest(world.paths, third)
+    assert manifest is not None
+    trees = tuple(replace(manifest.trees[0], target=target) for target in ("x86_64_v3", "x86_64_v4"))
+    write_manifest(world.paths, replace(manifest, specs=("zlib",), trees=trees))
+    (world.paths.release(third) / "spack-x86_64_v3.lock").write_text(json.dumps({"roots": [], "concrete_specs": {}}))
+    assert "spack-x86_64_v4.lock is missing" in all_releases(world.context)[0].problem
 
 
 def test_gc_keeps_the_packages_of_a_release_of_another_operating_system(tmp_path: Path) -> None:
