@@ -40,6 +40,10 @@ NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
 # partition, the QOS or the association.
 TOO_LARGE = ("emory", "Mem", "node configuration is not available")
 TOO_LONG = ("time limit", "TimeLimit", "MaxWall", "accounting/QOS policy")
+# scontrol write batch_script (src/slurmctld/proc_req.c, src/common/slurm_errno.c): the job is gone or has no script, or
+# the script is that of another user.
+NO_SCRIPT = ("Invalid job id specified", "Job script not specified")
+NOT_THEIRS = ("Invalid user id", "User id missing")
 # MaxSubmitJobs: the refusal, which is also that of limits of size and time, and the reason of squeue(1).
 TOO_MANY = ("job submit limit", "SubmitJob")
 
@@ -266,12 +270,21 @@ def jobs(system: System, name: str | None = None, user: str = OWNER) -> tuple[Jo
         raise ProcessFailed("squeue does not say when a job was submitted", why=str(error)) from error
 
 
-def batch_script(system: System, job: Job) -> str:
-    """The script of a job; empty if the job is one of srun or salloc, or has gone, or if its script may not be read."""
-    shown = system.run(
-        ["scontrol", "write", "batch_script", re.split(r"_\[|\+", job.id)[0], "-"], timeout=COMMAND, ok=None
-    )
-    return shown.stdout if shown.returncode == 0 else ""
+def batch_script(system: System, job: Job) -> str | None:
+    """The script of a job; empty if the job is one of srun or salloc, or has gone; None if this user may not read it.
+
+    The exit code is not enough: versions of scontrol exit 0 if they print an error.
+    """
+    command = ["scontrol", "write", "batch_script", re.split(r"_\[|\+", job.id)[0], "-"]
+    done = system.run(command, timeout=COMMAND, ok=None)
+    if done.returncode == 0 and done.stdout:
+        return done.stdout
+    answer = done.tail()
+    if any(words in answer for words in NO_SCRIPT):
+        return ""
+    if any(words in answer for words in NOT_THEIRS):
+        return None
+    raise ProcessFailed(f"scontrol does not print the script of job {job.id}", why=answer)
 
 
 def submit(

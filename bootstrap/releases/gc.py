@@ -16,7 +16,7 @@ from pathlib import Path
 from ..cluster.slurm import Job, batch_script
 from ..config.load import from_mapping
 from ..core.deadlines import DOCUMENT, EXPIRY
-from ..core.errors import ReleaseError
+from ..core.errors import ProcessFailed, ProcessTimeout, ReleaseError
 from ..core.text import count
 from ..host.atomic import abandoned, move_aside
 from ..host.files import remove_tree, size_of
@@ -58,7 +58,7 @@ class Cleanup:
         drop: each release that is removed, with the size of its own directory in bytes.
         packages: the packages that only those releases need.
         files: other files that are not needed.
-        left: sentences about packages that are not needed and stay, with the reason.
+        left: what else is not removed, with the reason: packages that are not needed, releases that may be.
         newest: how many of the newest releases stay.
         bytes: the size of all that is removed.
     """
@@ -90,10 +90,14 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
     """
     releases = all_releases(ctx)
     desired = ClusterState(ctx.paths).desired_state() if ctx.publishes_to_cluster else None
-    keep = _reasons(ctx, releases, newest, jobs, desired)
+    unread: list[Job] = []
+    keep = _reasons(ctx, releases, newest, jobs, desired, unread)
     kept = _kept(releases, keep, desired)
     drop = {release.name: size_of(ctx.paths.release(release.name)) for release in releases if release.name not in keep}
     packages, left = _unused_packages(ctx, kept)
+    if unread:
+        scripts = count(len(unread), "job")
+        left = (*left, f"releases that the scripts of {scripts} name: only root can read those of other users")
     files = tuple(Unused(path, size_of(path)) for path in sorted(set(_unused_files(ctx, kept))))
     size = sum(drop.values()) + sum(unused.size for unused in (*packages, *files))
     return Cleanup(keep, drop, packages, files, left, newest, size)
@@ -105,8 +109,13 @@ def _reasons(
     newest: int,
     jobs: Sequence[Job] | None,
     desired: DesiredState | None,
+    unread: list[Job],
 ) -> dict[str, str]:
-    """Why each kept release stays. Of several reasons the strongest is given, which is the last one below."""
+    """Why each kept release stays. Of several reasons the strongest is given, which is the last one below.
+
+    Args:
+        unread: gets the jobs whose scripts this user may not read.
+    """
     current = current_release(ctx.paths)
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
@@ -124,26 +133,32 @@ def _reasons(
     reasons = {release.name: f"one of the newest {newest}" for release in complete[:newest]}
     reasons.update({release.name: release.problem for release in releases if release.problem})
     reasons.update(dict.fromkeys(used, why))
-    reasons.update(_named(ctx, waiting, {release.name for release in releases} - {*reasons, current}))
+    reasons.update(_named(ctx, waiting, {release.name for release in releases} - {*reasons, current}, unread))
     if desired is not None:
         reasons[desired.release] = "desired"
     reasons[current] = "current"
     return {release.name: reasons[release.name] for release in releases if release.name in reasons}
 
 
-def _named(ctx: Context, jobs: Sequence[Job], names: Collection[str]) -> dict[str, str]:
+def _named(ctx: Context, jobs: Sequence[Job], names: Collection[str], unread: list[Job]) -> dict[str, str]:
     """The releases of ``names`` that the script of a job has, as in ``module load petal/<id>``, with the reason.
 
-    All of them if Slurm cannot give all scripts in time, as with 10,000 jobs.
+    All of them if Slurm does not give a script, or not all in time, as with 10,000 jobs.
     """
     found: dict[str, str] = {}
     arrays = {job.number: job for job in jobs} if names else {}
     deadline = time.monotonic() + SCRIPTS
     for asked, (number, job) in enumerate(arrays.items()):  # the jobs of an array have one script
+        rest = f"the scripts of {count(len(arrays) - asked, 'job')} may name it"
         if time.monotonic() > deadline:
-            why = f"the scripts of {len(arrays) - asked} jobs may name it: Slurm gave {asked} in {SCRIPTS:.0f} s"
-            return dict.fromkeys(names, why)
-        script = batch_script(ctx.system, job)
+            return dict.fromkeys(names, f"{rest}: Slurm gave {asked} in {SCRIPTS:.0f} s")
+        try:
+            script = batch_script(ctx.system, job)
+        except (ProcessFailed, ProcessTimeout) as error:
+            return dict.fromkeys(names, f"{rest}: {error}")
+        if script is None:
+            unread.append(job)
+            continue
         found.update({name: f"the script of job {number} of {job.user} names it" for name in names if name in script})
     return found
 

@@ -26,6 +26,7 @@ from bootstrap.engine import converge as engine
 from bootstrap.engine.registry import STEPS
 from bootstrap.host.atomic import replace_link
 from bootstrap.host.log import close_log, entries, open_log
+from bootstrap.host.system import Completed
 from bootstrap.host.times import timestamp
 from bootstrap.releases import catalog
 from bootstrap.releases import gc as collector
@@ -339,7 +340,36 @@ def test_gc_keeps_releases_that_the_scripts_of_too_many_jobs_may_name(
     monkeypatch.setattr(collector, "SCRIPTS", -1.0)
     plan = collector.plan(world.context, 1, [Job("8", "alice", 9e9, "PENDING", "None")])
     assert plan.keep.keys() == {first, second, third}
-    assert plan.keep[first].startswith("the scripts of 1 jobs may name it")
+    assert plan.keep[first].startswith("the scripts of 1 job may name it")
+
+
+@pytest.mark.parametrize("code", [0, 1])  # versions of scontrol exit 0 if they print an error
+@pytest.mark.parametrize(
+    ("answer", "kept", "left"),
+    [
+        ("Invalid job id specified", False, False),
+        ("Job script not specified", False, False),
+        ("Invalid user id", False, True),
+        ("Unable to contact slurm controller (connect failure)", True, False),
+        ("", True, False),
+    ],
+)
+def test_gc_keeps_releases_that_a_script_may_name_which_scontrol_does_not_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, answer: str, kept: bool, left: bool
+) -> None:
+    world, (first, second, third) = three_releases(tmp_path)
+    publish_times(world, 1000, 2000, 3000)
+    shown = Completed(code, "", answer and f"job script retrieval failed: {answer}\n")
+    monkeypatch.setattr(world.system, "run", lambda *_, **__: shown)
+    plan = collector.plan(world.context, 1, [Job("8", "alice", 9e9, "PENDING", "None")])
+    assert plan.keep.keys() == ({first, second, third} if kept else {third})
+    if kept:
+        assert plan.keep[first].startswith(
+            "the scripts of 1 job may name it: scontrol does not print the script of job 8"
+        )
+        assert answer in plan.keep[first]
+    why = "releases that the scripts of 1 job name: only root can read those of other users"
+    assert plan.left == ((why,) if left else ())
 
 
 def test_gc_removes_no_release_that_was_current_if_slurm_does_not_answer(tmp_path: Path) -> None:
