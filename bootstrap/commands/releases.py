@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 from ..cluster.slurm import Job, find_slurm, silent_daemon
 from ..cluster.slurm import jobs as squeue
-from ..core.deadlines import BULK, DOCUMENT
+from ..core.deadlines import BULK, DOCUMENT, PROBE
 from ..core.errors import PetalError, ReleaseError, UsageError
 from ..core.model import Finding, Result, Role, Status
 from ..core.options import Options
@@ -76,6 +77,7 @@ class Rollback:
 def releases(options: Options, services: Services) -> Result[ReleaseList]:
     """The releases below /opt/petal, newest first. On every node, for every user."""
     ctx = prepare(options, services, follow=True)
+    _require_storage(ctx)
     size = None if options.no_sizes else cache(size_of)
     services.note("measuring the releases" if size else "reading the releases")
 
@@ -169,4 +171,20 @@ def _on_head(options: Options, services: Services, *, reads: bool = False) -> Co
     if ctx.role is not Role.HEAD:
         what = f"petal-node {options.command} runs on the head node only, because it is about shared storage"
         raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="run it on the head node")
+    _require_storage(ctx)
     return ctx
+
+
+def _require_storage(ctx: Context) -> None:
+    """Fails soon if shared storage hangs: the lock would wait for it without a deadline, a plan for the time of BULK.
+
+    Raises:
+        StorageError: ``storage-hangs``.
+    """
+
+    def look() -> None:
+        for path in (ctx.paths.shared, ctx.paths.root):
+            with suppress(FileNotFoundError):
+                os.statvfs(path)  # asks the server, unlike stat(2) with a cache
+
+    ctx.system.on_storage(look, ctx.paths.shared_mount, PROBE)

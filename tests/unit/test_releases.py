@@ -17,9 +17,10 @@ import pytest
 
 from bootstrap.cli import main
 from bootstrap.cluster.slurm import Job, jobs
+from bootstrap.commands import releases as verbs
 from bootstrap.commands.releases import _jobs, releases, rollback
-from bootstrap.core.deadlines import EXPIRY
-from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError
+from bootstrap.core.deadlines import EXPIRY, PROBE
+from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError, StorageError
 from bootstrap.core.model import NodeReport, Outcome, Role, StepReport
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
@@ -36,6 +37,7 @@ from bootstrap.repair.records import Records
 from bootstrap.report.releases_view import rollback_view
 from bootstrap.spack import program
 from bootstrap.spack.lockfile import Locked
+from bootstrap.state.context import Context
 from bootstrap.state.release import current_release, read_manifest, write_manifest
 from bootstrap.state.store import ClusterState
 from tests.world import World, tarball, with_spack
@@ -218,6 +220,30 @@ def test_a_run_that_waited_during_a_rollback_publishes_nothing(tmp_path: Path) -
     assert failed[0].error
     assert failed[0].error["code"] == "state-outdated"
     assert current_release(world.paths) == second
+
+
+@pytest.mark.parametrize("verb", ["releases", "rollback", "gc", "gc --yes"])
+def test_no_verb_about_releases_waits_for_storage_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    world, _ = three_releases(tmp_path)
+    prepare = verbs.prepare
+
+    def hangs(_: object, where: object, seconds: float) -> None:
+        assert (where, seconds) == (world.paths.shared_mount, PROBE)
+        raise StorageError("no answer", code="storage-hangs")
+
+    def prepare_and_hang(*arguments: Any, **options: Any) -> Context:
+        ctx = prepare(*arguments, **options)
+        monkeypatch.setattr(world.system, "on_storage", hangs)
+        return ctx
+
+    monkeypatch.setattr(verbs, "prepare", prepare_and_hang)
+    monkeypatch.setattr(verbs, "cluster_lock", lambda _: pytest.fail("a lock waits without a deadline"))
+    name, *yes = verb.split()
+    with pytest.raises(StorageError) as caught:
+        getattr(verbs, name)(world.options(command=name, role=Role.HEAD, yes=bool(yes)), world.services)
+    assert caught.value.code == "storage-hangs"
 
 
 # ------------------------------------------------------------------------------------------------------------ gc
