@@ -46,7 +46,8 @@ class NodeStatus:
         problems: why the node is degraded, without the reasons that are in ``errors`` of the result.
         install_age: seconds since that record was written.
         holder: the process that has the cluster lock, while ``install`` runs.
-        proof: the last proof; ``proved`` of ``checked`` compute nodes can use the release.
+        proof: the last proof, which may be of another release than the current one.
+        proved: how many of ``checked`` compute nodes can use the current release; 0 of 0 without a proof of it.
         unread: how many reports of nodes could not be read, or not in time.
         storage: the token of shared storage with the cluster that owns it.
         externals: the software of the image that Spack can use; None without ``--verbose`` or ``--json``.
@@ -182,6 +183,7 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
     if install is not None and install.host == data.node:  # a process of another node cannot be looked up
         install = mark_if_killed(install, data.facts.host.boot_id)
     reports = read(shared.reports) or Reports((), (), (), 0)
+    valid = proof if proof is not None and proof.release == data.current else None
     is_installing = install is not None and install.status is Status.RUNNING
     data = replace(
         data,
@@ -189,11 +191,11 @@ def _with_storage(data: NodeStatus, paths: Paths) -> tuple[NodeStatus, list[Peta
         install_age=read(shared.install_age),
         holder=read(lambda: holder_of(paths.cluster_lock)) if is_installing else None,
         proof=proof,
-        proved=proof.proved if proof else 0,
-        checked=proof.checked if proof else 0,
+        proved=valid.proved if valid else 0,
+        checked=valid.checked if valid else 0,
         reports=reports.current,
         unread=reports.unread,
-        problems=(*problems, *_proof_problems(proof)),
+        problems=(*problems, *_proof_problems(valid)),
     )
     return data, errors
 

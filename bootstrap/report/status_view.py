@@ -43,7 +43,10 @@ def status_view(result: Result[NodeStatus]) -> list[Line]:
     if data.holder:
         holder = data.holder
         lines.append(_row("lock", f"held by {holder.host}, process {holder.pid}, since {holder.since}"))
-    if data.proof:
+    if data.proof and data.proof.release != data.current:
+        last = f"{data.proof.release}{_ago(data.proof.time, now)}"
+        lines.append(_row("proof", f"none for this release (the last one is of {last})"))
+    elif data.proof:
         lines += [_row("proof", f"{data.proof}{_ago(data.proof.time, now)}"), *_node_lines(data.proof.nodes, now)]
     else:
         lines.append(_row("proof", none_yet))

@@ -256,6 +256,23 @@ def test_the_commands_of_problems_act_on_the_same_tree(tmp_path: Path, capsys: p
     assert f"try  petal-node bootstrap --root {tmp_path}/tree" in capsys.readouterr().out
 
 
+def test_the_proof_of_another_release_is_not_that_of_the_current_one(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    reports = engine.converge(STEPS, world.context, lambda _: None)
+    assert {report.name: report.outcome for report in reports}["publish"] is Outcome.CHANGED
+    bad = NodeReport("q-1", "compute", "t", "75ad75ad75ad", (Finding("cpu", Severity.FAIL, "is too old"),))
+    for release in ("75ad75ad75ad", world.release):
+        ClusterState(world.paths).save_proof(Proof(release, "t", (replace(bad, release=release),)))
+        result = verb.read_status(world.options(command="status", role=Role.HEAD), world.services)
+        shown = [line.text for line in status_view(result)]
+        failed = any("proof" in problem.message for problem in result.data.problems)
+        if release == world.release:
+            assert (result.data.proved, result.data.checked, failed) == (0, 1, True)
+        else:
+            assert (result.data.proved, result.data.checked, failed) == (0, 0, False)
+            assert "none for this release (the last one is of 75ad75ad75ad)" in shown
+
+
 def test_a_failed_proof_is_a_problem_in_other_words_than_its_row() -> None:
     node = NodeReport("c1", "compute", "t", "r1", (Finding("cpu", Severity.FAIL, "too old"),))
     (problem,) = verb._proof_problems(Proof("r1", "t", (node,)))
