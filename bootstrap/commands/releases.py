@@ -12,7 +12,7 @@ from pathlib import Path
 from ..cluster.slurm import Job, find_slurm, silent_daemon
 from ..cluster.slurm import jobs as squeue
 from ..core.deadlines import BULK, DOCUMENT, PROBE
-from ..core.errors import PetalError, ReleaseError, UsageError
+from ..core.errors import PetalError, ReleaseError, StateError, UsageError
 from ..core.model import Finding, Result, Role, Status
 from ..core.options import Options
 from ..engine.followers import not_following
@@ -81,13 +81,18 @@ def releases(options: Options, services: Services) -> Result[ReleaseList]:
     size = None if options.no_sizes else cache(size_of)
     services.note("measuring the releases" if size else "reading the releases")
 
-    def read() -> ReleaseList:
+    def read() -> tuple[ReleaseList, tuple[StateError, ...]]:
         found, installed = all_releases(ctx), installed_packages(ctx)
         listed = tuple(_info(ctx, release, installed, size) for release in found)
-        return ReleaseList(str(ctx.paths.root), current_release(ctx.paths), previous_release(ctx, found), listed)
+        whole = ReleaseList(str(ctx.paths.root), current_release(ctx.paths), None, listed)
+        try:
+            return replace(whole, before=previous_release(ctx, found)), ()
+        except StateError as error:  # the times of the releases are missing, too
+            return whole, (error,)
 
-    data = ctx.system.on_storage(read, ctx.paths.root, BULK if size else DOCUMENT)
-    return Result("releases", Status.OK, data, run_id=services.run_id)
+    data, errors = ctx.system.on_storage(read, ctx.paths.root, BULK if size else DOCUMENT)
+    status = Status.DEGRADED if errors else Status.OK
+    return Result("releases", status, data, tuple(error.to_dict() for error in errors), services.run_id)
 
 
 def _info(

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..cluster.targets import machine_of
 from ..config.load import from_mapping
 from ..core.errors import ConfigError, StateError, from_error
+from ..host.log import LOG
 from ..spack import database
 from ..spack.families import FAMILIES
 from ..spack.lockfile import Locked, locked_specs, lockfile_name, restoring
@@ -48,10 +49,14 @@ class ReleaseInfo:
 def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
     """All releases: first those that were current, the last one first; then the others, the newest first.
 
-    Raises:
-        StateError: the record of published releases cannot be read.
+    If the record of published releases cannot be read, none counts as published.
     """
-    entries, releases = history(ctx), []
+    entries: tuple[Published, ...] = ()
+    try:
+        entries = history(ctx)
+    except StateError as error:
+        LOG.warning("%s", error)
+    releases = []
     times = {entry.release: entry.time for entry in entries}
     order = {entry.release: number for number, entry in enumerate(entries)}
     for path in (path for path in ctx.paths.releases.glob("[!.]*") if path.is_dir()):
@@ -94,7 +99,11 @@ def history(ctx: Context) -> tuple[Published, ...]:
 
 
 def previous_release(ctx: Context, releases: Sequence[ReleaseInfo]) -> str | None:
-    """The one of all releases that was current before the present one; None if no complete release is recorded."""
+    """The one of all releases that was current before the present one; None if no complete release is recorded.
+
+    Raises:
+        StateError: the record of published releases cannot be read.
+    """
     current = current_release(ctx.paths)
     complete = {info.name for info in releases if info.manifest is not None}
     names = (entry.release for entry in reversed(history(ctx)))

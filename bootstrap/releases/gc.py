@@ -1,9 +1,10 @@
 """Garbage collection: which releases can be removed, and which packages and files only they need.
 
-A release stays if it is current or desired, if it is one of the newest, if a document of it cannot be read, or if a job
-in squeue may use it: the script of the job names it, or it was current in the 30 days before the oldest job was
-submitted, or later. A job has the environment of the shell that submitted it, which may be days old and keeps the
-release that was current when it started. Slurm does not give the environment of a job to other programs.
+A release stays if it is current or desired, if it is one of the newest, if a document of it cannot be read (all stay if
+it is the record of published releases), or if a job in squeue may use it: the script of the job names it, or it was
+current in the time ``EXPIRY`` before the oldest job was submitted, or later. A job has the environment of the shell
+that submitted it, which may be days old and keeps the release that was current when it started. Slurm does not give the
+environment of a job to other programs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from ..cluster.slurm import Job, batch_script
 from ..config.load import from_mapping
 from ..core.deadlines import DOCUMENT, EXPIRY
-from ..core.errors import ProcessFailed, ProcessTimeout, ReleaseError
+from ..core.errors import ProcessFailed, ProcessTimeout, ReleaseError, StateError
 from ..core.text import count
 from ..host.atomic import abandoned, move_aside
 from ..host.files import remove_tree, size_of
@@ -86,7 +87,7 @@ def plan(ctx: Context, newest: int, jobs: Sequence[Job] | None) -> Cleanup:
 
     Raises:
         ReleaseError: ``release-unknown``.
-        ConfigError, SpackError, StateError: a document of a release, or the record of published ones, cannot be read.
+        ConfigError, SpackError, StateError: the desired state, or a database of Spack, cannot be read.
     """
     releases = all_releases(ctx)
     desired = ClusterState(ctx.paths).desired_state() if ctx.publishes_to_cluster else None
@@ -120,13 +121,18 @@ def _reasons(
     if current is None:
         what = "no release is current, so it is unknown which releases are needed"
         raise ReleaseError(what, remedy="petal-node status", code="release-unknown")
+    try:
+        entries = history(ctx)
+    except StateError as error:
+        return {release.name: "current" if release.name == current else str(error) for release in releases}
     complete = [release for release in releases if release.manifest is not None]
     used: set[str] | None = None if jobs is None else set()
     why = "it was current, and Slurm does not list the jobs that may use it"
     waiting = sorted((job for job in jobs or () if not job.ended), key=lambda job: job.submitted)
     if waiting:
-        used = current_since(history(ctx), waiting[0].submitted - EXPIRY)
-        why = f"was current after job {waiting[0].id} of {waiting[0].user} was submitted, or in the 30 days before"
+        used = current_since(entries, waiting[0].submitted - EXPIRY)
+        oldest = f"job {waiting[0].id} of {waiting[0].user} was submitted"
+        why = f"was current after {oldest}, or in the {EXPIRY / 86_400:.0f} days before"
         why += "" if used is not None else ", as far as is recorded"
     if used is None:
         used = {release.name for release in releases if release.published is not None or release in complete}

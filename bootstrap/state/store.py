@@ -298,7 +298,11 @@ class ClusterState:
         path = self._paths.state / name
         self._refuse_untrusted(path)
         self._lstats.pop(path, None)  # another node may replace a document, never a directory
-        return read_as(path, kind)
+        try:
+            return read_as(path, kind)
+        except StateError as error:  # repair also writes the record again
+            remedy = "on the head node: petal-node repair" if error.code == StateError.code else error.remedy
+            raise StateError(error.what, why=error.why, remedy=remedy, code=error.code) from error
 
     def _refuse_untrusted(self, path: Path) -> None:
         problem = None if self._trusting else path_problem(path, self._paths.shared_mount, self._lstats)
