@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from argparse import REMAINDER, SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
@@ -52,6 +53,13 @@ def _positive_number(text: str) -> int:
     return int(text)
 
 
+def _finite_seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(text)
+    return seconds
+
+
 def _uri(text: str) -> str:
     """A URI, or a path that is valid in the directory of a hook's worker too."""
     if not text:
@@ -71,6 +79,9 @@ def _path(text: str) -> Path:
         raise ArgumentTypeError(NO_DIRECTORY.format(text)) from error
 
 
+SECONDS = _type(_finite_seconds, "a number of seconds")
+
+
 def _value(text: str, metavar: str | None = None, **keywords: Any) -> dict[str, Any]:
     """Keywords of ``add_argument`` for an option with a value."""
     return {"help": text, "metavar": metavar, **keywords}
@@ -81,14 +92,14 @@ def _flag(text: str) -> dict[str, Any]:
 
 
 def _seconds(default: float, text: str) -> dict[str, Any]:
-    number = _type(float, "a number of seconds")
-    return _value(f"{text} (default: {default:.0f})", "SECONDS", type=number, default=default)
+    return _value(f"{text} (default: {default:.0f})", "SECONDS", type=SECONDS, default=default)
 
 
 POSITIVE = _type(_positive_number, "a positive number")
 RELEASE = _type(decode.name, "a release id: petal-node releases lists them")
 SHA256 = _type(lambda text: decode.sha256(text.lower()), "a SHA-256")
-RUN_ID = _value("the id of the run", "ID", type=_type(decode.name, "the id of a run"), required=True)
+RUN = _type(decode.name, "the id of a run")
+RUN_ID = _value("the id of the run", "ID", type=RUN, required=True)
 LOCK_WAIT_OPTION = _seconds(SHORT_LOCK_WAIT, "how long to wait for an installer")
 COMMON = {
     "--config": _value("petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)", "URI", type=_uri),
@@ -191,7 +202,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         )
     },
     "log": {
-        "--run": _value("show one whole run; the beginning of its id is enough", "ID"),
+        "--run": _value("show one whole run; the beginning of its id is enough", "ID", type=RUN),
         "--level": _value(f"the lowest level to show (default: {Options.level})", choices=LOG_LEVELS),
         "-n --lines": _value(
             f"how many of the newest lines to show (default: {Options.number})", "N", dest="number", type=POSITIVE

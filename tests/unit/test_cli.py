@@ -321,6 +321,10 @@ def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "--root", "/nowhere"], "--root /nowhere is not a directory"),
         (["status", "--root", ""], "the path is empty"),
         (["status", "--timeout", "x"], "'x' is not a number of seconds"),
+        (["status", "--timeout", "nan"], "'nan' is not a number of seconds"),
+        (["bootstrap", "--lock-wait", "inf"], "'inf' is not a number of seconds"),
+        (["gc", "--lock-wait=-1"], "'-1' is not a number of seconds"),
+        (["log", "--run", ""], "'' is not the id of a run"),
         (["gc", "--keep", "x"], "'x' is not a positive number"),
     ],
 )
