@@ -30,9 +30,11 @@ def entry() -> None:
         code = main(sys.argv[1:])
     except Exception as error:  # noqa: BLE001 - of the parser, the log or the printer
         code = _unguarded(error, sys.argv[1:])
-    # ParallelCluster ends the start of a node whose hook fails.
-    lost = 0 if sys.argv[1:2] == ["hook"] else streams.lost()
-    sys.exit(code or lost)
+    if streams.lost() and not code:
+        from .core.options import verb_of
+
+        code = 0 if verb_of(sys.argv[1:]) == "hook" else 1  # ParallelCluster ends the start of a node whose hook fails
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,12 +43,13 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"petal-node {__version__}\n")
         return 0
     from .commands.arguments import parse, parse_refused_hook
+    from .core.options import verb_of
 
     try:
         options = parse(argv or ["--help"])
     except SystemExit as ended:  # argparse has printed the help or the mistake
         code = ended.code if isinstance(ended.code, int) else 2
-        if code == 0 or argv[0] != "hook":
+        if code == 0 or verb_of(argv) != "hook":
             return code
         options = parse_refused_hook(argv)
     return _run(options)
@@ -83,15 +86,20 @@ def _run(options: Options) -> int:
 
 def _unguarded(error: Exception, argv: Sequence[str]) -> int:
     """Prints an error that is not of a verb, and so has no ``Options``, and returns the exit code."""
+    from contextlib import suppress
+    from pathlib import Path
+
     from .core.errors import PetalError, from_error
     from .core.model import failed
-    from .core.options import Options
+    from .core.options import Options, root_of, verb_of
     from .engine.recorder import crash
     from .host.times import new_run_id
     from .report import render as report
 
-    verb = argv[0] if argv else ""
-    options, run_id = Options(verb, json="--json" in argv, quiet=True), new_run_id()
+    verb, root = verb_of(argv), Path("/")
+    with suppress(OSError):
+        root = root_of(argv)
+    options, run_id = Options(verb, root=root, json="--json" in argv, quiet=True), new_run_id()
     if isinstance(error, (PetalError, OSError)):
         result = failed(verb, from_error(error, None), run_id)
     else:

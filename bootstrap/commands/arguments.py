@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..core import decode
 from ..core.errors import did_you_mean
 from ..core.model import Role
-from ..core.options import BOOT, EVENTS, IMAGES, LOG_LEVELS, Options
+from ..core.options import BOOT, EVENTS, IMAGES, LOG_LEVELS, Options, root_of
 
 T = TypeVar("T")
 
@@ -278,11 +278,8 @@ def _words(verb: str, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def parse_refused_hook(argv: Sequence[str]) -> Options:
     """A hook with wrong arguments. It is recorded, because ParallelCluster throws a hook's stderr away."""
-    known = ArgumentParser(add_help=False, allow_abbrev=False)
-    known.add_argument("--root", nargs="?", default="/", const="/")
-    root = Path(known.parse_known_args(argv)[0].root or "/").resolve()
     event = next((word for word in argv if word in EVENTS), "")
-    return Options("hook", root=root, event=event, words=tuple(argv), strict="--strict" in argv)
+    return Options("hook", root=root_of(argv), event=event, words=tuple(argv), strict="--strict" in argv)
 
 
 def _parser(verb: str, description: str, epilog: str = "") -> ArgumentParser:

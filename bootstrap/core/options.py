@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ BOOT = "boot"  # the event of a run after a boot
 EVENTS = ("start", "configured", "updated")  # the events of a hook
 IMAGES = ("hybrid", "ami")  # the layouts that need a machine image
 READING = ("plan", "status", "check", "releases", "explain", "version", "log")  # verbs that change nothing
+WITH_VALUE = ("--config", "--config-sha256", "--role", "--root")  # the common options that have a value
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -118,3 +120,27 @@ class Options:
     def converge_again(self) -> str:
         """The command that converges this node again; below ``--root`` neither the service nor the timer does it."""
         return "petal-node bootstrap" + ("    # the service at boot and its timer do it too" if self.paths.live else "")
+
+
+def verb_of(argv: Sequence[str]) -> str:
+    """The verb of a command line, also of one that the parser refuses; an empty string without one."""
+    words = iter(argv)
+    for word in words:
+        if word in WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
+
+
+def root_of(argv: Sequence[str]) -> Path:
+    """The value of ``--root`` in a command line that the parser may refuse.
+
+    Raises:
+        OSError: it is relative, and the working directory was removed.
+    """
+    from argparse import ArgumentParser
+
+    known = ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--root", nargs="?", default="/", const="/")
+    return Path(known.parse_known_args(argv)[0].root or "/").resolve()

@@ -42,8 +42,9 @@ def test_a_closed_or_full_stdout_ends_without_a_traceback(arguments: str, code: 
     assert (FULL in done.stderr) == (code == 0)
 
 
-def test_a_hook_with_a_full_stdout_exits_0(tmp_path: Path) -> None:
-    command = f"{PROGRAM} hook nonsense --root {tmp_path} >/dev/full 2>/dev/full"
+@pytest.mark.parametrize("order", ["hook nonsense --root {}", "--role compute --root {} -q hook nonsense"])
+def test_a_hook_with_a_full_stdout_exits_0(order: str, tmp_path: Path) -> None:
+    command = f"{PROGRAM} {order.format(tmp_path)} >/dev/full 2>/dev/full"
     assert subprocess.run(["bash", "-c", command], cwd=TOP, timeout=60, check=False).returncode == 0
 
 
@@ -122,13 +123,14 @@ def test_a_working_directory_that_was_removed_causes_no_traceback(arguments: str
 
 @pytest.mark.parametrize(("error", "code"), [("ValueError", 70), ("PermissionError(13, 'x', '/f')", 1)])
 def test_an_error_of_the_printer_or_the_log_causes_no_traceback(error: str, code: int, tmp_path: Path) -> None:
-    for verb, expected in (("status", code), ("hook start", 0), ("hook start --strict", code)):
-        program = (
-            "from pathlib import Path\nfrom bootstrap import cli\nfrom bootstrap.core.paths import Paths\n"
-            f"Paths.var = Path({str(tmp_path)!r})\n"
-            f"def broken(*_):\n    raise {error}\ncli._run = broken\ncli.entry()\n"
-        )
-        command = [sys.executable, "-c", program, *verb.split()]
+    program = f"from bootstrap import cli\ndef broken(*_):\n    raise {error}\ncli._run = broken\ncli.entry()\n"
+    for number, (verb, expected) in enumerate(
+        (("{} status", code), ("hook start {}", 0), ("-q {} hook start", 0), ("hook start --strict {}", code))
+    ):
+        root = tmp_path / str(number)
+        root.mkdir()
+        command = [sys.executable, "-c", program, *verb.format(f"--root {root}").split()]
         done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, "Traceback" in done.stderr) == (expected, False)
         assert done.stderr.startswith("petal-node: ")
+        assert len([*root.glob("var/lib/petal-node/crash-*.txt")]) == (code == 70)

@@ -13,11 +13,12 @@ import pytest
 
 from bootstrap.cli import main
 from bootstrap.commands import hook
-from bootstrap.commands.arguments import VERBS, parse, parse_refused_hook
+from bootstrap.commands.arguments import COMMON, VERBS, parse, parse_refused_hook
 from bootstrap.commands.common import plan_of, require_root
 from bootstrap.commands.repair import repair
 from bootstrap.core.errors import NotRoot, UsageError
 from bootstrap.core.model import Role, Tool, failed
+from bootstrap.core.options import verb_of
 from bootstrap.core.paths import Paths
 from bootstrap.engine.recorder import Recorder
 from bootstrap.host import systemd
@@ -202,6 +203,16 @@ def test_options_are_accepted_before_and_after_the_verb(
     parsed = parse([word.format(tmp_path) for word in argv])
     assert (parsed.command, parsed.json, parsed.root, parsed.role) == ("status", True, tmp_path, Role.HEAD)
     assert (parsed.quiet, parsed.config, parsed.config_sha256) == (False, None, None)
+
+
+def test_the_verb_is_found_behind_every_common_option() -> None:
+    """Also if the parser refuses the command line: a hook exits 0."""
+    for names, keywords in COMMON.items():
+        for name in names.split():
+            value = [] if "action" in keywords else ["status"]
+            assert verb_of([name, *value, "hook", "nonsense"]) == "hook"
+    assert verb_of(["--role=head", "-q", "hook"]) == "hook"
+    assert (verb_of([]), verb_of(["--json"]), verb_of(["status", "hook"])) == ("", "", "status")
 
 
 def test_an_unknown_verb_gets_a_suggestion_and_the_public_verbs(capsys: pytest.CaptureFixture[str]) -> None:
