@@ -51,7 +51,7 @@ def _remove(path: Path) -> None:
 
 
 def _unused(paths: Paths) -> Iterator[Path]:
-    """Old versions of petal-node and Lmod, archives that never ran, downloads that were cut off."""
+    """Old versions of petal-node and Lmod, archives that never ran, downloads and writes that were cut off."""
     versions = [path.parent for path in paths.home.glob("*/petal-node")]
     copies = [path for path in paths.lmods.glob("[0-9]*") if path.is_dir()]
     for places, in_use in ((versions, paths.link.resolve().parent), (copies, paths.lmod_in_use.resolve())):
@@ -62,4 +62,5 @@ def _unused(paths: Paths) -> Iterator[Path]:
         (paths.scratch.glob("*.part"), ABANDONED_SECONDS),
     ):
         yield from (path for path in files if time.time() - path.lstat().st_mtime > age)
-    yield from abandoned(paths.scratch)
+    for directory in (paths.scratch, paths.var, paths.runs):
+        yield from abandoned(directory)

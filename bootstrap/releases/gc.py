@@ -248,6 +248,8 @@ def _unused_files(ctx: Context, kept: Sequence[ReleaseInfo]) -> Iterator[Path]:
     for directory in (paths.state, paths.state / "nodes", paths.archives, *paths.releases.glob("[!.]*")):
         yield from abandoned(directory)
         yield from (path for path in directory.glob("*.bad") if time.time() - path.lstat().st_mtime > EXPIRY)
+    for directory in (paths.root, paths.pins / "petal", paths.locks):  # links, modules, the holder of the lock
+        yield from abandoned(directory)
     for directory in (paths.root / "spack", paths.home / "spack", paths.releases, *paths.store.glob("[!.]*")):
         yield from (*abandoned(directory), *directory.glob(f".*{GONE}"))
 

@@ -205,7 +205,7 @@ def test_options_are_accepted_before_and_after_the_verb(
     assert (parsed.quiet, parsed.config, parsed.config_sha256) == (False, None, None)
 
 
-def test_the_verb_is_found_behind_every_common_option() -> None:
+def test_the_verb_is_found_after_every_common_option() -> None:
     """Also if the parser refuses the command line: a hook exits 0."""
     for names, keywords in COMMON.items():
         for name in names.split():

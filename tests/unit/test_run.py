@@ -218,7 +218,8 @@ def test_a_run_removes_old_versions_and_files_of_killed_processes(world: World) 
     dead, alive = (paths.scratch / f".x.{os.uname().nodename}-{pid}.part" for pid in (2**22 + 1, os.getpid()))
     old, new = (paths.home / "incoming" / name for name in ("0" * 64, "1" * 64))
     cut_off, continued = (paths.scratch / f"{name}.part" for name in ("0" * 64, "1" * 64))
-    for path in (dead / "tree", alive / "tree", old, new, cut_off, continued):
+    writes = [place / f".r.json.{os.uname().nodename}-{2**22 + 1}.part" for place in (paths.var, paths.runs)]
+    for path in (dead / "tree", alive / "tree", old, new, cut_off, continued, *writes):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     for path in (old, cut_off):
@@ -231,7 +232,7 @@ def test_a_run_removes_old_versions_and_files_of_killed_processes(world: World) 
     assert sorted(path.parent.name for path in paths.home.glob("*/petal-node")) == ["0.1.0", "0.5.0", "0.6.0", "0.7.0"]
     assert sorted(path.name for path in paths.lmods.iterdir()) == ["8.0", "8.5", "8.6", "8.7", "in-use"]
     assert [path.exists() for path in (dead, alive, old, new)] == [False, True, False, True]
-    assert [path.exists() for path in (cut_off, continued)] == [False, True]
+    assert [path.exists() for path in (cut_off, continued, *writes)] == [False, True, False, False]
 
 
 def test_the_newest_crash_reports_stay(world: World) -> None:
