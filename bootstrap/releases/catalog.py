@@ -63,6 +63,8 @@ def all_releases(ctx: Context) -> tuple[ReleaseInfo, ...]:
         manifest, desired, locked, problem = None, None, None, ""
         try:
             manifest = read_manifest(ctx.paths, path.name)
+            if manifest is not None and manifest.release != path.name:  # a copy of a release
+                continue
             locked = _locked(path, manifest)
             desired = desired_state_of(ctx.paths, path.name)
             if desired is not None:

@@ -77,6 +77,7 @@ def rollback_target(ctx: Context, releases: Sequence[ReleaseInfo], prefix: str |
         remedy = ("petal-node releases", *(("petal-node rollback ID",) if others else ()))
         raise ReleaseError("the previous release is not recorded", why=why, remedy=remedy, code="release-unknown")
     matches = [release for release in releases if release.name.startswith(prefix)]
+    matches = [release for release in matches if release.name == prefix] or matches
     if len(matches) != 1:
         names = ", ".join(release.name for release in matches or releases)
         why = f"it could be {names}" if matches else f"the releases are {names or 'none'}"
