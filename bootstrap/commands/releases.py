@@ -21,7 +21,7 @@ from ..engine.run_locks import cluster_lock
 from ..host.files import size_of
 from ..releases import gc as collector
 from ..releases.catalog import ReleaseInfo, all_releases, installed_packages, needs, previous_release
-from ..releases.publish import roll_back, rollback_target
+from ..releases.publish import roll_back, rollback_problem, rollback_target
 from ..state.context import Context, Services
 from ..state.release import current_release
 from .common import require_root
@@ -64,6 +64,7 @@ class Rollback:
     """The release that is current and desired now, when it was published before, and the one that was current.
 
     Args:
+        undo: the command that makes ``left`` current again; empty if that is not possible.
         findings: a warning with the nodes that keep a part of the configuration of ``left``.
     """
 
@@ -71,6 +72,7 @@ class Rollback:
     left: str | None
     changed: bool
     published: str | None
+    undo: str = ""
     findings: tuple[Finding, ...] = ()
 
 
@@ -123,12 +125,17 @@ def rollback(options: Options, services: Services) -> Result[Rollback]:
     """
     ctx = _on_head(options, services)
     with cluster_lock(ctx) as inside:
-        target = rollback_target(inside, all_releases(inside), options.release)
+        found = all_releases(inside)
+        target = rollback_target(inside, found, options.release)
         left = current_release(inside.paths)
+        can_return = False
+        with suppress(PetalError, OSError):
+            can_return = any(one.name == left and not rollback_problem(inside, one) for one in found)
         changed = roll_back(inside, target)
     now = target.desired.config if changed and target.desired else ctx.config.to_dict()
     findings = not_following(ctx, ctx.config.to_dict(), now) if ctx.paths.live else ()
-    data = Rollback(target.name, left, changed, target.time, findings)
+    undo = f"petal-node rollback {left}" if changed and can_return else ""
+    data = Rollback(target.name, left, changed, target.time, undo, findings)
     return Result("rollback", Status.CHANGED if changed else Status.OK, data, run_id=services.run_id)
 
 

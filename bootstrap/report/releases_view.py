@@ -42,13 +42,13 @@ def rollback_view(result: Result[Rollback]) -> list[Line]:
         return [Line(f"release {data.release} is already current: nothing changed", heading=True)]
     if data.left == data.release:
         return [Line(f"release {data.release} stays current, and its configuration is the desired one again", "+")]
-    back = Line(f"undo: petal-node rollback {data.left}", heading=True, commands=True)
+    back = Line(f"undo: {data.undo}", heading=True, commands=True)
     return [
         Line(f"new shells get release {data.release}, published {data.published}", "+"),
         Line("running shells and jobs keep their release", "="),
         Line("prove it on the compute nodes: petal-node check --nodes all", "~", commands=True),
         *finding_lines(data.findings),
-        *([back] if data.left else []),
+        *([back] if data.undo else []),
     ]
 
 

@@ -182,7 +182,10 @@ RESULTS: dict[str, Result[Any]] = {
     "lockfile": Result("lockfile", Status.CHANGED, LOCKFILE),
     "releases": Result("releases", Status.OK, RELEASES),
     "rollback": Result(
-        "rollback", Status.CHANGED, Rollback("aaaabbbbcccc", "3f9c1a2b4d5e", True, "2026-10-01T08:00:00Z")
+        "rollback", Status.CHANGED,
+        Rollback(
+            "aaaabbbbcccc", "3f9c1a2b4d5e", True, "2026-10-01T08:00:00Z", "petal-node rollback 3f9c1a2b4d5e"
+        ),
     ),
     "rollback-nothing": Result("rollback", Status.OK, Rollback("aaaabbbbcccc", "aaaabbbbcccc", False, None)),
     "gc": Result("gc", Status.OK, GARBAGE),
