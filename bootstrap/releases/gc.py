@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..cluster.slurm import Job, batch_script
 from ..config.load import from_mapping
+from ..config.model import SPACK_VERSIONS
 from ..core.deadlines import DOCUMENT, EXPIRY
 from ..core.errors import ProcessFailed, ProcessTimeout, ReleaseError, StateError
 from ..core.text import count
@@ -24,6 +25,7 @@ from ..host.files import remove_tree, size_of
 from ..host.log import LOG
 from ..host.times import timestamp
 from ..spack import database, program
+from ..spack.families import FAMILIES
 from ..spack.workspace import open_spack, store_of
 from ..state.context import Context
 from ..state.desired import DesiredState, Published
@@ -208,7 +210,10 @@ def _unused_packages(ctx: Context, kept: Sequence[ReleaseInfo]) -> tuple[tuple[U
         elif store == own_store:
             unused += [Unused(prefix, size_of(prefix), digest) for digest, prefix in free]
         elif free:
-            left.append(f"{len(free)} packages in {store}: another Spack than the configured one has installed them")
+            has = f"has Spack {ctx.config.spack.version}" if ctx.config.uses_spack else "uses no Spack"
+            versions = [v for v, family in SPACK_VERSIONS.items() if ctx.paths.root / FAMILIES[family].store == store]
+            why = f"only Spack {' or '.join(versions)} removes them, and the configuration {has}"
+            left.append(f"{count(len(free), 'package')} in {store}: {why}; apply one with that Spack, then gc again")
     unknown = [release.name for release in kept if release.desired is None]
     binaries = [path.parents[1] for path in sorted(ctx.paths.store.glob(f"*/[!.]*/{RECEIPT}"))]
     binaries = [path for path in binaries if path not in prefixes]

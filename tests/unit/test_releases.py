@@ -40,7 +40,7 @@ from bootstrap.spack.lockfile import Locked
 from bootstrap.state.context import Context
 from bootstrap.state.release import current_release, read_manifest, write_manifest
 from bootstrap.state.store import ClusterState
-from tests.world import World, tarball, with_spack
+from tests.world import World, tarball, with_package, with_spack
 
 
 def silent(_: StepReport) -> None:
@@ -498,6 +498,15 @@ def test_gc_removes_spacks_packages_by_spack(tmp_path: Path) -> None:
     assert "modules:default:enable::[]" in command
     assert "-E" in command
     assert not list(world.paths.store.glob("*/fftw-*"))
+
+
+def test_gc_names_the_spack_that_removes_packages_if_the_configuration_has_none(tmp_path: Path) -> None:
+    world = World(tmp_path / "head")
+    publish(world, with_spack(tmp_path))
+    publish(world, with_package(tmp_path))
+    (left,) = collector.plan(world.context, 1, ()).left
+    why = "only Spack 1.1.1 removes them, and the configuration uses no Spack"
+    assert left == f"1 package in {world.paths.store}: {why}; apply one with that Spack, then gc again"
 
 
 @pytest.mark.parametrize("state", ["missing", "damaged", "a directory"])
