@@ -5,6 +5,7 @@ The pages of ``docs/`` ship with petal-node. A name is the first cell of a row i
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def explain(options: Options, services: Services) -> Result[Explanation]:
         return Result("explain", Status.OK, Explanation((), by_kind), run_id=services.run_id)
     name = re.sub(r"^\[(.*)\]$", r"\1", options.topic).lower()  # a code as it is printed
     found = [topic for topic in topics if _is_name_of(name, topic)]
-    found = [topic for topic in found if topic.kind != SECTION] or found
+    other = {topic.text for topic in found if topic.kind != SECTION}
+    found = [topic for topic in found if topic.kind != SECTION or topic.text not in other]
     if not found:
         names = [topic.name for topic in topics]
         what = f"{options.topic!r} is not documented{did_you_mean(options.topic, names)}"
@@ -77,8 +79,10 @@ def _topics() -> Iterator[Topic]:
     for path in sorted(resources.path("docs").glob("*.md")):
         text = re.sub(r"\[([^]]+)\]\(([^)]+)\)", _link, path.read_text(encoding="utf-8"))
         text = re.sub(r"(?m)^```\w*\n((?:.*\n)*?)```$", _indented, text)
-        headed = re.split(r"(?m)^#+ (.+)\n", text)
-        sections = {_slug(title): body.strip("\n") for title, body in zip(headed[1::2], headed[2::2])}
+        headed = re.split(r"(?m)^(#+) (.+)\n", text)
+        titles = [*zip(map(len, headed[1::3]), headed[2::3])]
+        bodies = [body.strip("\n") or _contents(titles[place:]) for place, body in enumerate(headed[3::3])]
+        sections = {_slug(title): body for (_, title), body in zip(titles, bodies)}
         for number, (name, body) in enumerate(sections.items()):
             kind = CHECK if path.stem == "checks" and number else SECTION
             yield Topic(path.stem if number == 0 else name, kind, body)
@@ -87,6 +91,13 @@ def _topics() -> Iterator[Topic]:
                     pairs = (f"- {head}: {cell}" for head, cell in zip(heads[1:], cells[1:]) if cell != "-")
                     about = sections.get(cells[-1].removeprefix("see "), "\n".join(pairs))
                     yield from (Topic(one, row_kind, about) for one in cells[0].replace("`", "").split(", "))
+
+
+def _contents(titles: Sequence[tuple[int, str]]) -> str:
+    """The sections of the first of these headings, each with its level and title."""
+    (own, _), *rest = titles
+    within = itertools.takewhile(lambda heading: heading[0] > own, rest)
+    return "\n".join(f"- {title} (`petal-node explain {_slug(title)}`)" for level, title in within if level == own + 1)
 
 
 def _link(link: re.Match[str]) -> str:

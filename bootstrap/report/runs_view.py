@@ -113,7 +113,11 @@ def explain_view(result: Result[Explanation]) -> list[Line]:
         lines.append(Line(f"{topic.name} ({topic.kind})", heading=True))
         # A paragraph, an item of a list, the row of a table or a line of an example.
         for part in re.split(r"\n\n+|\n(?=[|]|- |\d+\. |    )", topic.text):
-            lines += [Line(text) for text in ([part] if part.startswith("    ") else wrapper.wrap(part))]
+            item = re.match(r"- |\d+\. ", part)
+            wrapper.subsequent_indent = " " * len(item[0]) if item else ""
+            shown = [part] if part.startswith("    ") else wrapper.wrap(" ".join(part.split()))
+            lines += [Line(text) for text in shown]
+    wrapper.subsequent_indent = ""
     for kind, names in result.data.names.items():
         lines += [Line(f"{kind}s:", heading=True), *(Line(text) for text in wrapper.wrap(", ".join(names)))]
     return lines

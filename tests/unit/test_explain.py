@@ -11,10 +11,11 @@ from bootstrap.cli import main
 from bootstrap.commands import explain as module
 from bootstrap.commands.explain import explain
 from bootstrap.core.errors import ExitCode, UsageError
-from bootstrap.core.model import Tool
+from bootstrap.core.model import Result, Status, Tool
 from bootstrap.core.options import Options
 from bootstrap.engine.registry import ALL
 from bootstrap.host.system import System
+from bootstrap.report.runs_view import explain_view
 from bootstrap.state.context import Services
 
 SERVICES = Services(Tool("0.1.0"), System(), "r", lambda _: None, lambda _: None)
@@ -54,10 +55,33 @@ def test_every_command_in_the_texts_explains_something() -> None:
         ("spack.mirrors.site.keys[3].source", {"configuration key"}),
         ("77", {"exit code"}),
         ("lockfiles", {"section"}),
+        ("lmod", {"check", "section"}),
+        ("users", {"configuration key", "section"}),
     ],
 )
 def test_a_name_is_found_as_petal_node_prints_it(name: str, expected: set[str]) -> None:
     assert set(kinds_of(name)) == expected
+
+
+def test_the_command_in_a_text_prints_another_text() -> None:
+    (key,) = kinds_of("modules.lmod").values()
+    assert "`petal-node explain lmod`" in key
+    assert "How it reaches a node" in kinds_of("lmod")["section"]
+
+
+@pytest.mark.parametrize(("name", "section"), [("output", "exit-codes"), ("threats", "an-attacker-on-the-network")])
+def test_a_heading_without_text_lists_its_sections(name: str, section: str) -> None:
+    text = kinds_of(name)["section"]
+    assert f"(`petal-node explain {section}`)" in text
+    assert "record-of-a-run" not in text
+    assert kinds_of(section)
+
+
+def test_a_list_item_of_several_lines_is_one_paragraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    topic = module.Topic("x", "section", "- one two three four five\n  six seven\n- eight")
+    lines = explain_view(Result("explain", Status.OK, module.Explanation((topic,), {})))
+    assert [line.text for line in lines[1:]] == ["- one two three four five", "  six seven", "- eight"]
 
 
 def test_a_typo_gets_a_suggestion_and_a_beginning_all_names() -> None:
