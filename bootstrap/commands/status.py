@@ -204,6 +204,9 @@ def _run_problems(data: NodeStatus) -> Iterator[Finding]:
     last = data.runs[0] if data.runs else None
     if last is None and data.role is not None:
         yield blocked("no run on this node yet", "petal-node bootstrap")
+    if last is None and data.role is None:
+        remedy = "petal-node bootstrap --role head    # or compute, or login"
+        yield blocked("the role of this node is unknown, and no run has started on it", remedy)
     if last is not None and any(error["code"] == "run-killed" for error in last.errors):
         yield blocked(killed_words(last), "petal-node repair")
     elif last is not None and last.status in (Status.DEGRADED, Status.FAILED):

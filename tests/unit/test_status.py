@@ -256,6 +256,15 @@ def test_the_commands_of_problems_act_on_the_same_tree(tmp_path: Path, capsys: p
     assert f"try  petal-node bootstrap --root {tmp_path}/tree" in capsys.readouterr().out
 
 
+def test_a_machine_of_which_nothing_is_known_is_not_ok(tmp_path: Path) -> None:
+    world = World(tmp_path / "node")
+    result = verb.read_status(world.options(command="status"), world.services)
+    assert (result.status, result.data.role) == (Status.DEGRADED, None)
+    assert [problem.message for problem in result.data.problems] == [
+        "the role of this node is unknown, and no run has started on it"
+    ]
+
+
 def test_the_proof_of_another_release_is_not_that_of_the_current_one(tmp_path: Path) -> None:
     world = World(tmp_path / "node")
     reports = engine.converge(STEPS, world.context, lambda _: None)
