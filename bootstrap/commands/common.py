@@ -39,8 +39,8 @@ def plan_of(verb: str, options: Options, services: Services, steps: Sequence[Ste
     remedy = shlex.join(["petal-node", verb, *more, *options.common_arguments()])
     reports, config = plan(steps, ctx), ctx.config.to_dict()
     if verb == "bootstrap" and any(report.outcome is Outcome.BLOCKED for report in reports):
-        wrong = f"{options.config}, or what else blocks" if options.config else "what blocks"
-        remedy = f"correct {wrong} steps, then: {options.typed}"
+        where = f"in {options.config} or on this node" if options.config else "on this node"
+        remedy = f"correct the causes of the blocked steps ({where}), then: {options.typed}"
     return Plan(ctx.facts.host.name, ctx.role, ctx.config.layout, ctx.release, config, reports, (remedy,))
 
 

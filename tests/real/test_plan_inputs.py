@@ -97,7 +97,7 @@ def test_all_sources_are_looked_up_at_once_and_each_answer_names_its_line(
     assert "petal.yaml:8: packages[5].source: the bucket of s3://no-such-bucket/a does not exist" in shown
     assert "petal.yaml:9: packages[6].source: not checked: " in shown
     assert "4 of its 7 inputs cannot be used" in shown
-    last = f"correct {config}, or what else blocks steps, then: petal-node plan --config {config}"
+    last = f"the blocked steps (in {config} or on this node), then: petal-node plan --config {config}"
     assert any(last in line for line in shown.splitlines()[-2:]), shown
     assert "petal-node bootstrap" not in shown
 
