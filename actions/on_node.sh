@@ -162,6 +162,15 @@ from_storage() {
     }
 }
 
+# The name of a variable with a proxy that no client can use, in $bad_proxy. curl would try it until its time is over, and the
+# AWS CLI would print a part of the password.
+find_bad_proxy() {
+    bad_proxy=$(env | grep -Ei '^(https?|all)_proxy=.' | grep -Eivm 1 \
+        '^[^=]*=([a-z0-9]+://)?([^]/?#@[:space:]["]*@)?([^]/?#@[:space:]["{}:]+|\[[0-9a-f:.]+\])(:[0-9]+)?(/[^@]*)?$') || :
+    bad_proxy=${bad_proxy%%=*} retries=6
+    [ -z "$bad_proxy" ] || retries=0
+}
+
 from_package() {
     true 2>/dev/null >"$part.error" || fail_local # for `:`, a file that cannot be made would end the shell
     outcome=0 ca=$part.ca # the authorities that the tool trusts: those of the system, and of the variables of any program
@@ -171,12 +180,13 @@ from_package() {
     kept=$incoming/.part.$sha256 # what an earlier try fetched
     { mv -f "$kept" "$part" || true >"$part"; } 2>/dev/null || fail_local
     begun=$(wc -c <"$part")
+    find_bad_proxy
     case $package in
     file://*) limited 30 cat -- "${package#file://}" >"$part" 2>"$part.error" || outcome=$? ;;
     s3://*) from_s3 || outcome=$? ;;
     https://*)
         limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --tlsv1.2 \
-            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" "$package" \
+            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry $retries --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" "$package" \
             >/dev/null 2>"$part.error" || outcome=$?
         ;;
     esac
@@ -223,6 +233,9 @@ from_s3() {
 fail_fetch() {
     reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-600)
     full=$(LC_ALL=C head -c 8192 /dev/zero 2>&1 >"$part.room") || reason=$full # the client's own message may be lost then
+    case ${bad_proxy:+$reason} in
+    *'Unsupported proxy'* | *'Failed to parse'* | *'Invalid IPv6 URL'* | *'proxy URL'*) reason="$bad_proxy is not the URL of a proxy" ;;
+    esac
     case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
     [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
     words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //') # without names of files, keys and roles
@@ -247,6 +260,7 @@ fail_fetch() {
         code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
         ;;
     *[Cc]ertificate* | *CERTIFICATE*) code=fetch-unreachable remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
+    *'URL of a proxy'*) code=fetch-unreachable remedy="correct $bad_proxy: http://[USER:PASSWORD@]HOST:PORT, with %2F %3F %23 %40 for / ? # @ in the password" ;;
     *'resolve host'* | *'resolve proxy'*) code=fetch-unreachable remedy="correct the name in --package or HTTPS_PROXY: getent hosts NAME" ;;
     *) code=fetch-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
     esac
@@ -305,8 +319,11 @@ remove_unit() {
     [ -n "$retrying" ] || timeout 2 systemctl --no-block stop "${unit##*/}" >/dev/null 2>&1 || :
 }
 
+# Prints text as ASCII, without the user and the password of a URL, up to the last @ of the word: a client prints a proxy that
+# it cannot parse. An s3:// or file:// URI has no user.
 note() {
-    printf 'petal-node %s: %s\n' "$event" "$1" | LC_ALL=C tr -c '\040-\176\n' '?'
+    printf 'petal-node %s: %s\n' "$event" "$1" | LC_ALL=C tr -c '\040-\176\n' '?' |
+        sed -E 's#(s3|file)://#\1:/\n/#g; s#://[^ ]*@#://***@#g; s#:/\n/#://#g'
 }
 
 # Writes one line and ends. $1 = code, $2 = what failed, $3 = why, $4 = remedy.

@@ -464,6 +464,30 @@ def test_each_client_trusts_the_authority_of_a_variable(hook, cli, variable, tmp
             shutil.rmtree(hook.home)
 
 
+@pytest.mark.parametrize("user", ["http://u:S3CRET#pw@", "http://u:S3CRET@pw@", "http://u:S3CRET/pw@", "u:S3CRET?pw@"])
+def test_a_proxy_that_no_client_can_parse_is_not_tried_again_nor_printed(hook, cli, user):
+    """curl prints the whole variable, and the AWS CLI a part of the password."""
+    needs_curl()
+    cli.env["HTTPS_PROXY"] = f"{user}127.0.0.1:9"
+    for package in ("https://files.corp/x", "s3://b/x"):
+        ran = cli.fetch(package)
+        line = failed(cli, ran, "fetch-unreachable")
+        assert not re.search("S3CRET|pw@", ran.out + ran.err)
+        assert "HTTPS_PROXY" in line.partition("Remedy: ")[2]
+        assert ran.seconds < SOON
+        (hook.prefix / "var/log/petal-node.log").unlink()
+
+
+@pytest.mark.parametrize("word", ["'http://u:S3CRET#@/?pw@proxy:1'", "ftp://S3CRET@h", "(https://u:S3CRET@h/a@b)"])
+def test_a_record_has_no_password_of_a_url(hook, tmp_path, word):
+    fake_aws(hook, tmp_path, f'printf "%s\\n" "\\377 tried {word} for s3://b/k@1" >&2; exit 1')
+    ran = hook.fetch("s3://bucket/a@1")
+    line = failed(hook, ran, "fetch-unreachable")
+    assert "S3CRET" not in ran.out + line
+    assert "s3://bucket/a@1 could not" in line
+    assert "for s3://b/k@1. Remedy" in line
+
+
 def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
     """The limit is 64 MiB, also without a Content-Length."""
     needs_curl()
