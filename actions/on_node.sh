@@ -186,8 +186,8 @@ from_package() {
     s3://*) from_s3 || outcome=$? ;;
     https://*)
         limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --tlsv1.2 \
-            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry $retries --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" "$package" \
-            >/dev/null 2>"$part.error" || outcome=$?
+            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry $retries --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" --write-out '%{http_connect}' \
+            "$package" >"$part.connect" 2>"$part.error" || outcome=$?
         ;;
     esac
     has_checksum "$part" && return
@@ -229,44 +229,94 @@ from_s3() {
     return "$result"
 }
 
-# The reason is that of the first client: without credentials, S3 refuses the second one for another reason.
+# The reason that a client gives, on one line: the last line of a traceback, else the first line, with the next one if it
+# ends with a colon. Without credentials S3 refuses the second client for another reason. Warnings count if nothing else is there.
+reason_of() {
+    LC_ALL=C awk '
+        /^[[:space:]]*$/ || /^(usage:|To see help|  aws )/ || (warned && /^[[:space:]]/) { next }
+        { warned = 0 }
+        /[Ww]arning/ { warned = 1; if (warning == "") warning = $0; next }
+        /^Traceback/ && reason == "" { traced = 1 }
+        traced { reason = $0; next }
+        reason == "" || reason ~ /:$/ { reason = reason (reason == "" ? "" : " ") $0 }
+        END { print reason == "" ? warning : reason }' "$1" | cut -c 1-600
+}
+
 fail_fetch() {
-    reason=$(grep -Evi '^[[:space:]]*$|warning' "$part.error" | head -n 1 | cut -c 1-600)
+    reason=$(reason_of "$part.error")
     full=$(LC_ALL=C head -c 8192 /dev/zero 2>&1 >"$part.room") || reason=$full # the client's own message may be lost then
+    clock
+    case $outcome in 124 | 137) [ "$now" -lt "$deadline" ] || outcome=124 reason=${reason:-no answer within $budget s} ;; esac
+    [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
     case ${bad_proxy:+$reason} in
     *'Unsupported proxy'* | *'Failed to parse'* | *'Invalid IPv6 URL'* | *'proxy URL'*) reason="$bad_proxy is not the URL of a proxy" ;;
     esac
-    case $outcome in 124 | 137) reason=${reason:-no answer within $budget s} ;; esac
-    [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
-    words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //') # without names of files, keys and roles
-    case $outcome in 126 | 127) words='' ;; esac # the program is missing, not the object
-    code=fetch-refused
-    case $words in
-    *'No space left on device'*) code=file-no-space remedy="df -h $home; df -i $home" ;;
-    *'Disk quota exceeded'*) code=file-quota remedy="quota -v; df -h $home" ;;
-    *'VPC endpoint policy'*) code=fetch-forbidden remedy="allow s3:GetObject on it in the policy of the VPC endpoint for S3" ;;
-    *kms:[A-Z]* | *KMS*) code=fetch-forbidden remedy="allow kms:Decrypt on the key, in the policies of the key and of the role of this node" ;;
-    *TimeTooSkewed*) remedy="correct the clock of this node (chronyc makestep)" ;;
-    *InvalidObjectState*) remedy="aws s3api restore-object --bucket $bucket --key '$key' --restore-request Days=7" ;;
-    *[Rr]equester?[Pp]ays*) remedy="copy it into a bucket of yours (aws s3 cp --request-payer requester)" ;;
-    *[Cc]redentials* | *ExpiredToken* | *InvalidToken* | *InvalidAccessKeyId* | *SignatureDoesNotMatch*)
-        code=fetch-no-credentials remedy="give the instance a role that may read it, and check that its metadata service (169.254.169.254) answers"
-        ;;
-    *'larger than'*) code=fetch-too-large remedy="upload the archive of make dist, or correct --package" ;;
-    *\(404\)* | *'error: 404'* | *'error: 410'* | *NoSuchKey* | *NoSuchBucket* | *'No such file'*)
-        code=fetch-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package"
-        ;;
-    *\(403\)* | *'error: 401'* | *'error: 403'* | *AccessDenied* | *Forbidden* | *'Permission denied'* | *'Is a directory'*)
-        code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
-        ;;
-    *[Cc]ertificate* | *CERTIFICATE*) code=fetch-unreachable remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
-    *'URL of a proxy'*) code=fetch-unreachable remedy="correct $bad_proxy: http://[USER:PASSWORD@]HOST:PORT, with %2F %3F %23 %40 for / ? # @ in the password" ;;
-    *'resolve host'* | *'resolve proxy'*) code=fetch-unreachable remedy="correct the name in --package or HTTPS_PROXY: getent hosts NAME" ;;
-    *) code=fetch-unreachable remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
-    esac
+    words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //; s/because no identity-based//') # without names; an identity-based policy is that of the role
+    connect=$(cat "$part.connect" 2>/dev/null) # what a proxy answered to CONNECT: curl may print it as the answer of the server
+    case $outcome:$connect in 126:* | 127:* | 137:*) words=broken-client ;; 22:[345]* | 56:[345]*) words="proxy: $connect" ;; esac
+    policy=$(printf '%s' "$words" | sed -n 's/.*because no \([A-Za-z -]*\) allows .*/\1/p')
+    action=$(printf '%s' "$words" | sed -n 's/.*perform: \([a-z0-9]*:[A-Za-z]*\).*/\1/p')
+    case $package in https:*) url=$package ;; *) url=${endpoint:-https://s3.${region:-us-east-1}.amazonaws.com} ;; esac
+    object="--bucket $bucket --key '$key'" path=${package#file://}
+    explain "${package%%:*}: $words"
     case $code in file-* | fetch-too-large) ;; *) [ ! -s "$part" ] || mv -f "$part" "$kept" ;; esac # the next try continues it
     keep_trying
     fail "$code" "$package could not be fetched" "${reason:-code $outcome}" "$remedy"
+}
+
+# Sets $code and $remedy for a reason ($1). The first row that matches counts. Words of the kernel are about the file of a
+# file://, and for other packages about the client and its own files.
+explain() {
+    code=fetch-unreachable keys='AWS_PROFILE, AWS_CONFIG_FILE, AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN'
+    case $1 in
+    *'No space left on device'*) code=file-no-space remedy="df -h $home; df -i $home" ;;
+    *'Disk quota exceeded'*) code=file-quota remedy="quota -v; df -h $home" ;;
+    *'larger than'*) code=fetch-too-large remedy="upload the archive of make dist, or correct --package" ;;
+    file:*'No such file'* | file:*' directory') code=fetch-missing remedy="correct --package: ls -ld '$path'" ;;
+    file:*'ermission denied' | file:*'not permitted') code=fetch-forbidden remedy="ls -ld '$path'" ;;
+    file:*) remedy="findmnt -T '$path'" ;;
+    *'config file'*) code=fetch-no-credentials remedy="correct the file that AWS_CONFIG_FILE names, or ~/.aws/config" ;;
+    *broken-client* | *'aws: error:'* | *[a-z]Error:* | *'Error loading Python'* | *PYI-* | *'Missing Dependency'*)
+        remedy="check that aws or curl is installed and runs (aws --version), and has memory (journalctl -k) and a /tmp without noexec"
+        ;;
+    *'occurred ()'*) code=fetch-refused remedy="it is not an answer of S3: check HTTPS_PROXY, HTTP_PROXY, NO_PROXY and AWS_ENDPOINT_URL" ;;
+    *'reached max retries'* | *'error: 5'[0-9][0-9]* | *'error: 408'* | *'error: 429'*) remedy="the server is busy: try again later" ;;
+    *'explicit deny'*) code=fetch-forbidden remedy="correct that Deny statement: it counts more than the rights of the role" ;;
+    *TooSkewed* | *RequestExpired* | *'est has expired'* | *'ture expired'* | *'ture not yet'*) code=fetch-refused remedy="timedatectl; chronyc makestep" ;;
+    *InvalidObjectState*' tier'*) code=fetch-refused remedy="aws s3api restore-object $object --restore-request '{}'" ;;
+    *InvalidObjectState*) code=fetch-refused remedy="aws s3api restore-object $object --restore-request Days=7" ;;
+    *[Rr]equester?[Pp]ays*) code=fetch-refused remedy="copy it into a bucket of yours (aws s3 cp --request-payer requester)" ;;
+    *'(KMS.'[!A]*) code=fetch-forbidden remedy="enable the KMS key, cancel its deletion, or encrypt the object with another key" ;;
+    *'because no '*[a-z]' allows '*) code=fetch-forbidden remedy="allow $action in the $policy" ;;
+    *kms:[A-Z]* | *KMS*) code=fetch-forbidden remedy="allow kms:Decrypt on the key, in the policies of the key and of the role of this node" ;;
+    *HeaderMalformed* | *Redirect\)* | *'(30'[1-8]\)* | *IllegalLocation* | *IncorrectEnd*) code=fetch-region remedy="correct AWS_REGION and AWS_ENDPOINT_URL" ;;
+    *NoSuchBucket* | *NoSuchAccess* | *InvalidBucket* | *'Parameter valid'*) code=fetch-missing remedy="correct --package, or create the bucket" ;;
+    *\(404\)* | *'error: 404'* | *'error: 410'* | *NoSuchKey*) code=fetch-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package" ;;
+    *'locate credentials'* | *iam-role*)
+        code=fetch-no-credentials remedy="give the instance a role that may read it, and check that its metadata service (169.254.169.254) answers"
+        ;;
+    *'config profile'* | *[Cc]redentials* | *[Tt]oken* | *InvalidAccessKeyId* | *SignatureDoesNotMatch* | *AssumeRole*)
+        code=fetch-no-credentials remedy="aws sts get-caller-identity; correct or unset $keys: they are used before the role"
+        ;;
+    *'error: 40'[13]*) code=fetch-forbidden remedy="curl -sSIL '$package'; it is read without credentials: use s3:// if the role of this node may read it" ;;
+    *'error: 4'[0-9][0-9]*) code=fetch-refused remedy="curl -sSIL '$package'" ;;
+    *\(403\)* | *AccessDenied* | *Forbidden*)
+        code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
+        ;;
+    *'An error occurred ('*) code=fetch-refused remedy="aws s3api head-object $object" ;;
+    *'SSL validation'*'[Errno'* | *\(77\)* | *'PEM lib'* | *'CA certificate'*) remedy="correct or unset AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE" ;;
+    *'[Errno'*) code=fetch-no-credentials remedy="correct or unset $keys, and the credential_process of the profile" ;;
+    *'not yet valid'* | *'has expired'*) remedy="check the clock of this node (timedatectl), then renew the certificate of the server" ;;
+    *[Hh]'ostname'* | *'subject name'*) remedy="correct the name of the host in --package or AWS_ENDPOINT_URL, or its certificate" ;;
+    *[Cc]ertificate* | *CERTIFICATE*) remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
+    *'Invalid endpoint'*) remedy="correct AWS_ENDPOINT_URL: https://HOST[:PORT] or http://HOST[:PORT]" ;;
+    *'URL of a proxy'*) remedy="correct $bad_proxy: http://[USER:PASSWORD@]HOST:PORT, with %2F %3F %23 %40 for / ? # @ in the password" ;;
+    *'proxy: 407') remedy="correct the user and the password in HTTPS_PROXY" ;;
+    *'proxy: 4'*) remedy="let the proxy allow this host, or add it to NO_PROXY" ;;
+    *'resolve host'* | *'resolve proxy'*) remedy="correct the name in --package or HTTPS_PROXY: getent hosts NAME" ;;
+    *proxy*) remedy="check the proxy in HTTPS_PROXY and what it answers: curl -sSI '$url'" ;;
+    *) remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
+    esac
 }
 
 fail_local() {

@@ -211,6 +211,129 @@ def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, cod
     assert hook.left_over() == []
 
 
+DENIED = CALL.format("AccessDenied", "User: arn:aws:sts::1:a is not authorized to perform: {} on resource: x {}")
+NOT_ALLOWED = "because no {} allows the action"
+PYTHON = 'Traceback (most recent call last):\n  File "/usr/bin/aws", line 19, in <module>\n    import awscli\n'
+MESSAGES = {
+    "Deny": (DENIED.format("s3:GetObject", "with an explicit deny in a VPC endpoint policy"), "forbidden", "that Deny"),
+    "Deny of the key": (DENIED.format("kms:Decrypt", "with an explicit deny in a x policy"), "forbidden", "that Deny"),
+    "boundary": (
+        DENIED.format("s3:GetObject", NOT_ALLOWED.format("permissions boundary")),
+        "forbidden",
+        "allow s3:GetObject in the permissions boundary",
+    ),
+    "endpoint": (
+        DENIED.format("s3:GetObject", NOT_ALLOWED.format("VPC endpoint policy")),
+        "forbidden",
+        "allow s3:GetObject in the VPC endpoint policy",
+    ),
+    "key, SCP": (
+        DENIED.format("kms:Decrypt", NOT_ALLOWED.format("service control policy")),
+        "forbidden",
+        "allow kms:Decrypt in the service control policy",
+    ),
+    "role": (DENIED.format("s3:GetObject", NOT_ALLOWED.format("identity-based policy")), "forbidden", "(S3Access"),
+    "key": (
+        DENIED.format("kms:Decrypt", NOT_ALLOWED.format("identity-based policy")),
+        "forbidden",
+        "allow kms:Decrypt",
+    ),
+    "key is disabled": (CALL.format("KMS.DisabledException", "arn:x is disabled."), "forbidden", "enable the KMS key"),
+    "key is deleted": (CALL.format("KMS.NotFoundException", "Key arn:x"), "forbidden", "with another key"),
+    "clock": (CALL.format("RequestTimeTooSkewed", "x"), "refused", "timedatectl"),
+    "tier": (CALL.format("InvalidObjectState", "for the object's access tier"), "refused", "--restore-request '{}'"),
+    "class": (CALL.format("InvalidObjectState", "for the object's storage class"), "refused", "Days=7"),
+    "busy": (
+        "An error occurred (SlowDown) when calling the GetObject operation (reached max retries: 2): Please",
+        "unreachable",
+        "try again later",
+    ),
+    "other code": (CALL.format("InvalidRequest", "x"), "refused", "aws s3api head-object --bucket b --key 'a b'"),
+    "region": (CALL.format("IllegalLocationConstraintException", "x"), "region", "AWS_REGION"),
+    "access point": (CALL.format("NoSuchAccessPoint", "x"), "missing", "correct --package"),
+    "page of a proxy": (CALL.format("", ""), "refused", "not an answer of S3: check HTTPS_PROXY"),
+    "profile": ("The config profile (x) could not be found", "no-credentials", "correct or unset AWS_PROFILE"),
+    "config": (
+        PYTHON + "botocore.exceptions.ConfigParseError: Unable to parse config file: /x",
+        "no-credentials",
+        "AWS_CONFIG_FILE",
+    ),
+    "process": ("[Errno 2] No such file or directory: '/helper'", "no-credentials", "credential_process"),
+    "SSO": ("Error loading SSO Token: Token for x does not exist", "no-credentials", "AWS_PROFILE"),
+    "SSO expired": ("Token has expired and refresh failed", "no-credentials", "AWS_PROFILE"),
+    "role is wrong": ("Error when retrieving credentials from iam-role: no", "no-credentials", "metadata service"),
+    "endpoint URL": ("Invalid endpoint: s3.local:9000", "unreachable", "correct AWS_ENDPOINT_URL"),
+    "bucket": ('Parameter validation failed:\nInvalid bucket name "My Bucket"', "missing", "correct --package"),
+    "CA": ("SSL validation failed for https://s3/ [Errno 21] Is a directory", "unreachable", "AWS_CA_BUNDLE"),
+    "expired": (
+        "SSL validation failed certificate verify failed: certificate has expired",
+        "unreachable",
+        "timedatectl",
+    ),
+    "early": ("curl: (60) SSL certificate problem: certificate is not yet valid", "unreachable", "timedatectl"),
+    "name": (
+        "SSL validation failed for https://s3/ hostname 's3' doesn't match 'x'",
+        "unreachable",
+        "name of the host",
+    ),
+    "curl, name": (
+        "curl: (60) SSL: no alternative certificate subject name matches target host name 's3'",
+        "unreachable",
+        "name of the host",
+    ),
+    "authority": ("SSL CERTIFICATE_VERIFY_FAILED unable to get local issuer", "unreachable", "add the authority"),
+    "module": (PYTHON + "ModuleNotFoundError: No module named 'awscli'", "unreachable", "is installed and runs"),
+    "noexec": ("[1] Error loading Python lib '/tmp/_MEI/x.so'", "unreachable", "a /tmp without noexec"),
+    "usage": ("usage: aws [options]\n\n  aws help\naws: error: Invalid choice", "unreachable", "installed and runs"),
+    "warning": ("x.py:1: InsecureRequestWarning: Unverified\n  warnings.warn(", "unreachable", "check the route"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_each_reason_has_its_remedy(hook, tmp_path, name):
+    message, code, word = MESSAGES[name]
+    (tmp_path / "message").write_text(f"{message}\n")
+    fake_aws(hook, tmp_path, f"cat {tmp_path}/message >&2; exit 255")
+    line = failed(hook, hook.fetch("s3://b/a b"), f"fetch-{code}")
+    reason, _, remedy = line.partition(" Remedy: ")
+    assert word in remedy
+    shown = message.replace(":\nInvalid", ": Invalid").splitlines()
+    assert reason.endswith(f": {shown[-1 if 'import' in message or 'usage' in message else 0]}.")
+
+
+@pytest.mark.parametrize("code", [126, 127, 137])
+def test_a_client_that_does_not_run_is_not_a_missing_route(hook, tmp_path, code):
+    """127 is also the code of a program that lacks a shared library, 137 of one that the kernel has killed."""
+    fake_aws(hook, tmp_path, f"echo 'cannot open shared object file: No such file or directory' >&2; exit {code}")
+    remedy = failed(hook, hook.fetch("s3://b/key"), "fetch-unreachable").partition("Remedy: ")[2]
+    assert "is installed and runs" in remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "remedy"),
+    [
+        ("Permission denied", "fetch-forbidden", "ls -ld '/nfs/KMS a'"),
+        ("Stale file handle", "fetch-unreachable", "findmnt -T '/nfs/KMS a'"),
+        ("Input/output error", "fetch-unreachable", "findmnt -T '/nfs/KMS a'"),
+    ],
+)
+def test_the_remedy_of_a_file_is_about_its_file_system(hook, words, code, remedy):
+    hook.substitute("cat", f'echo "cat: $2: {words}" >&2; exit 1\n')
+    assert failed(hook, hook.fetch("file:///nfs/KMS a"), code).endswith(f"Remedy: {remedy}")
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(403, "let the proxy allow"), (407, "user and the password"), (502, "check the proxy")]
+)
+def test_the_answer_of_a_proxy_is_not_that_of_the_server(hook, status, remedy):
+    """curl 7.88 prints the same message for both."""
+    needs_curl()
+    with serving(always(status)) as proxy:
+        hook.env |= {"HTTPS_PROXY": proxy.url, "PETAL_FETCH_SECONDS": "3"}
+        line = failed(hook, hook.fetch("https://files.corp/x"), "fetch-unreachable")
+    assert remedy in line.partition("Remedy: ")[2]
+
+
 def test_a_missing_file_is_missing_whatever_its_name_contains(hook, tmp_path):
     failed(hook, hook.fetch(f"file://{tmp_path}/KMS credentials: InvalidObjectState/petal-node"), "fetch-missing")
 
@@ -556,4 +679,4 @@ def test_a_missing_file_is_reported(hook, tmp_path, seconds):
 
 
 def test_a_directory_instead_of_a_file_is_reported(hook, tmp_path):
-    failed(hook, hook.fetch(f"file://{tmp_path}"), "fetch-forbidden")
+    failed(hook, hook.fetch(f"file://{tmp_path}"), "fetch-missing")
