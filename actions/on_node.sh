@@ -205,11 +205,14 @@ from_package() {
 # get-object, because HeadObject of `aws s3 cp` has no reason in its answer. The client retries by itself and follows the
 # region that S3 names. Without credentials the object may still be public.
 from_s3() {
-    # shellcheck disable=SC2086  # two files
-    region=$(sed -n 's/.*"region"[[:space:]]*:[[:space:]]*"\([a-z0-9-]*\)".*/\1/p; s/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' $facts 2>/dev/null | head -n 1)
-    key=${package#s3://} bucket='' direct=${no_proxy:-${NO_PROXY-}} endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL-}}
+    region=$(tr -d '\n' 2>/dev/null <"$prefix/etc/chef/dna.json" | # of the cluster, not of an object in it or after it
+        sed -En 's/"cluster"[[:space:]]*:[[:space:]]*\{/\n/; s/^.*\n//; :a; s/\{[^{}]*\}//g; ta; s/\}.*//; s/.*"region"[[:space:]]*:[[:space:]]*"([a-z0-9-]+)".*/\1/p')
+    [ -n "$region" ] || region=$(sed -n 's/^cfn_region="\{0,1\}\([a-z0-9-]*\).*/\1/p' "$prefix/etc/parallelcluster/cfnconfig" 2>/dev/null | head -n 1)
+    key=${package#s3://} bucket='' endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL-}}
     case $key in arn:*:accesspoint/*) bucket=${key%%/*}/ key=${key#*/} ;; esac
-    bucket=$bucket${key%%/*} key=${key#*/} direct=${direct:+$direct,}169.254.169.254 range=''
+    bucket=$bucket${key%%/*} key=${key#*/} range=''
+    direct=${no_proxy:-${NO_PROXY-}} metadata=${AWS_EC2_METADATA_SERVICE_ENDPOINT-} metadata=${metadata#*://} # never through a proxy
+    [ "$direct" = '*' ] || direct="${direct:+$direct,}169.254.169.254,[fd00:ec2::254]${metadata:+,${metadata%%/*}}"
     [ "$begun" -eq 0 ] || range=bytes=$begun-
     rm -f "$part.new"
     for unsigned in '' --no-sign-request; do

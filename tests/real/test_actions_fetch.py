@@ -178,6 +178,21 @@ def test_the_region_comes_from_cfnconfig_and_the_endpoint_can_be_set(hook, tmp_p
     assert "--region us-east-2 --endpoint-url http://s3:5000" in log.read_text()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"cluster": {"region": "eu-west-1", "cw": {"region": "us-east-1", "a": {}}}}',
+        '{"before": {"region": "us-east-2"}, "cluster": {"cw": {"region": "us-east-1"}, "region": "eu-west-1"}}',
+        '{"cluster":\n {"node_type": "HeadNode",\n "region": "eu-west-1"},\n "other": {"region": "us-west-2"}}',
+    ],
+)
+def test_the_region_is_that_of_the_cluster(hook, tmp_path, text):
+    log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
+    hook.write("etc/chef/dna.json", text)
+    ran_the_archive(hook, hook.fetch("s3://bucket/key"))
+    assert "--region eu-west-1 " in log.read_text()
+
+
 CALL = "An error occurred ({}) when calling the GetObject operation: {}"
 
 
@@ -349,7 +364,7 @@ def test_the_aws_cli_gets_the_arn_of_an_access_point(hook, tmp_path):
 
 def test_the_aws_cli_reaches_the_endpoint_and_the_metadata_service(hook, tmp_path):
     hook.env |= {"AWS_ENDPOINT_URL": "http://other", "AWS_ENDPOINT_URL_S3": "http://s3", "no_proxy": "a.corp"}
-    check = '[ "$no_proxy$NO_PROXY" = a.corp,169.254.169.254a.corp,169.254.169.254 ]'
+    check = '[ "$no_proxy" = "a.corp,169.254.169.254,[fd00:ec2::254]" ] && [ "$NO_PROXY" = "$no_proxy" ]'
     log = fake_aws(hook, tmp_path, f'{check} && cp {hook.archive} "$target"')
     ran_the_archive(hook, hook.fetch("s3://bucket/key"))
     assert "--endpoint-url http://s3 " in log.read_text()
@@ -609,6 +624,27 @@ def test_a_record_has_no_password_of_a_url(hook, tmp_path, word):
     assert "S3CRET" not in ran.out + line
     assert "s3://bucket/a@1 could not" in line
     assert "for s3://b/k@1. Remedy" in line
+
+
+@only_dash
+@pytest.mark.parametrize("mode", ["endpoint", "IPv6", "all hosts"])
+def test_metadata_are_never_requested_from_a_proxy(hook, cli, mode):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del cli.env[name]
+    with serving(always(404)) as service, serving(always(503)) as proxy, serving(always(403)) as store:
+        cli.env |= {
+            "HTTP_PROXY": proxy.url,
+            "NO_PROXY": "*" if mode == "all hosts" else "other",
+            "PETAL_FETCH_SECONDS": "8",
+        }
+        cli.env |= {"AWS_ENDPOINT_URL": store.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{service.url}/"}
+        if mode == "IPv6":
+            cli.env["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"] = (
+                cli.env.pop("AWS_EC2_METADATA_SERVICE_ENDPOINT") and "IPv6"
+            )
+        cli.fetch("s3://b/x")
+    assert [path for path in proxy.paths if "latest" in path] == []
+    assert bool(service.requests) == (mode != "IPv6")
 
 
 def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
