@@ -75,7 +75,8 @@ find_archive() {
     archive=$incoming/$sha256
     rm -rf "$archive"
     from_storage || from_package
-    { chmod 0755 "$part" && mv -f "$part" "$archive"; } || fail_local
+    locally chmod 0755 "$part"
+    locally mv -f "$part" "$archive"
 }
 
 # True if one of these files has the checksum; it is then in $archive.
@@ -92,8 +93,11 @@ has_checksum() {
 
 # Only root can read or write the directory for downloads.
 make_incoming() {
-    (umask 022 && mkdir -p "$home" && umask 077 && mkdir -p "$incoming") 2>/dev/null || fail_local
-    { [ ! -L "$home" ] && [ ! -L "$incoming" ] && [ "$(stat -c %u "$incoming")" = "$(id -u)" ] && chmod 0700 "$incoming"; } || fail_local
+    locally mkdir -p "$home"
+    locally mkdir -p -m 0700 "$incoming"
+    [ ! -L "$home" ] && [ ! -L "$incoming" ] || fail_local "$home or $incoming is a link"
+    [ "$(stat -c %u "$incoming")" = "$(id -u)" ] || fail_local "$incoming belongs to another user"
+    locally chmod 0700 "$incoming"
     find "$incoming" -maxdepth 1 -name '.part.*' -mmin +60 -exec rm -f {} + # of killed hooks
 }
 
@@ -172,13 +176,13 @@ find_bad_proxy() {
 }
 
 from_package() {
-    true 2>/dev/null >"$part.error" || fail_local # for `:`, a file that cannot be made would end the shell
+    locally cp /dev/null "$part.error"
     outcome=0 ca=$part.ca # the authorities that the tool trusts: those of the system, and of the variables of any program
     sed '' "${AWS_CA_BUNDLE:-/dev/null}" "${REQUESTS_CA_BUNDLE:-/dev/null}" "${CURL_CA_BUNDLE:-/dev/null}" "${SSL_CERT_FILE:-/dev/null}" \
         "${SSL_CERT_DIR:-/dev/null}"/* /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem 2>/dev/null >"$ca"
     grep -qs 'BEGIN CERTIFICATE' "$ca" || ca=''
     kept=$incoming/.part.$sha256 # what an earlier try fetched
-    { mv -f "$kept" "$part" || true >"$part"; } 2>/dev/null || fail_local
+    mv -f "$kept" "$part" 2>/dev/null || locally cp /dev/null "$part"
     begun=$(wc -c <"$part")
     find_bad_proxy
     case $package in
@@ -322,9 +326,14 @@ explain() {
     esac
 }
 
+# Runs a command that fails only for a reason of this node, which it prints.
+locally() {
+    why=$(LC_ALL=C "$@" 2>&1) || fail_local "$why"
+}
+
 fail_local() {
-    fail archive-local "the archive cannot be kept under $home" "root cannot write to it, it is a link, or the disk is full" \
-        "ls -ld $home $incoming; df -h $home; df -i $home"
+    fail archive-local "the archive cannot be kept under $home" "$1" \
+        "findmnt -T $home; ls -ld $home $incoming; df -h $home; df -i $home"
 }
 
 # Lets systemd run this hook again: now, and after a reboot. ParallelCluster deletes its own copy of this script.
@@ -407,7 +416,16 @@ run_archive() {
     done
     if [ "$exit_code" -eq 69 ] || [ "$exit_code" -ge 126 ] || { [ "$exit_code" -ne 0 ] && [ -z "$strict" ]; }; then # the tool could not record it
         reason="it ended with code $exit_code" remedy="run $archive hook $event, and read /var/log/petal-node.log"
-        [ "$exit_code" -ne 69 ] || reason="no Python >= 3.9, or it could not be unpacked (its message is above)"
+        case $exit_code in
+        69) # a tool that cannot start prints the reason again
+            why=$(timeout 9 "$archive" version 2>&1 >/dev/null) || :
+            case $why in *?remedy:*) remedy=${why##*remedy: } why=${why%?remedy:*} reason=${why#petal-node: } ;; esac
+            ;;
+        126)
+            place=$(findmnt -rno OPTIONS,TARGET -T "$archive" 2>/dev/null)
+            case ,${place%% *}, in *,noexec,*) reason="${place##* } is mounted noexec" remedy="mount -o remount,exec ${place##* }" ;; esac
+            ;;
+        esac
         record archive-failed "petal-node hook $event did not finish" "$reason" "$remedy"
     fi
     [ -n "$strict" ] || exit 0

@@ -270,8 +270,8 @@ MUTANTS = (
     Mutant(
         "only root can enter the download directory",
         "actions/on_node.sh",
-        '&& chmod 0700 "$incoming"; }',
-        '&& chmod 0755 "$incoming"; }',
+        'locally chmod 0700 "$incoming"',
+        'locally chmod 0755 "$incoming"',
         "real/actions_fetch real/actions real/actions_time",
     ),
     Mutant(

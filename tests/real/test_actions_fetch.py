@@ -705,6 +705,35 @@ def test_a_disk_without_room_for_another_file_is_reported(hook, files):
     failed(hook, ran, "archive-local")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to mount a file system")
+@pytest.mark.parametrize(
+    ("options", "reason", "remedy"),
+    [
+        ("noexec", "{} is mounted noexec", "mount -o remount,exec {}"),
+        ("ro", "cannot create directory '{}/petal-node': Read-only file system", "findmnt -T {}/petal-node;"),
+    ],
+)
+def test_a_mount_that_cannot_keep_the_archive_is_named(hook, options, reason, remedy):
+    opt = hook.home.parent
+    opt.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0755,{options}", "none", str(opt)], check=True)
+    try:
+        ran = hook.fetch(hook.archive.as_uri())
+    finally:
+        subprocess.run(["umount", str(opt)], check=True)
+    (line,) = hook.log()
+    assert ran.code == 0
+    assert f"{reason.format(opt)}. Remedy: {remedy.format(opt)}" in line
+
+
+def test_the_log_has_the_reason_of_a_tool_that_cannot_start(hook):
+    text = "petal-node: cannot unpack into /var\\nwhy: No space left\\nremedy: df -h /var\\n"
+    hook.archive.write_text(f"#!/bin/sh\nprintf '{text}' >&2\nexit 69\n")
+    hook.fetch(hook.archive.as_uri())
+    (line,) = hook.log()
+    assert line.endswith("[archive-failed]: cannot unpack into /var why: No space left. Remedy: df -h /var")
+
+
 @pytest.mark.parametrize("seconds", ["", "0", "08", "9" * 20, "six", "2"])
 def test_a_missing_file_is_reported(hook, tmp_path, seconds):
     """A shell ends with 2 if a number is octal or too large for it; such a time is ignored."""
