@@ -175,12 +175,38 @@ find_bad_proxy() {
     [ -z "$bad_proxy" ] || retries=0
 }
 
+# The authorities that the tool trusts, in $ca: those of the system, and of the files and directories in the variables of any
+# program. A client would load no authority of a file in which one is damaged: such a file is ignored.
+collect_authorities() {
+    ca=$part.ca
+    set -- /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem
+    IFS=:
+    for place in "${AWS_CA_BUNDLE-}" "${REQUESTS_CA_BUNDLE-}" "${CURL_CA_BUNDLE-}" "${SSL_CERT_FILE-}" ${SSL_CERT_DIR-}; do
+        for file in "$place" "${place:-/dev/null}"/*; do [ ! -f "$file" ] || set -- "$@" "$file"; done
+    done
+    unset IFS
+    certificates "$@"
+    can_load "$ca" && return
+    for file; do
+        shift
+        if can_load "$file"; then set -- "$@" "$file"; elif grep -qs 'BEGIN .*CERTIFICATE' "$file"; then note "ignored $file: a certificate in it is damaged"; fi
+    done
+    certificates "$@"
+    [ -s "$ca" ] || ca=''
+}
+
+certificates() {
+    sed -n '/-----BEGIN [A-Z ]*CERTIFICATE-----/,/-----END/{s/^.*-----BEGIN/-----BEGIN/;p;}' "$@" 2>/dev/null >"$ca"
+}
+
+can_load() {
+    ! command -v openssl >/dev/null || openssl crl2pkcs7 -nocrl -certfile "$1" >/dev/null 2>&1
+}
+
 from_package() {
     locally cp /dev/null "$part.error"
-    outcome=0 ca=$part.ca # the authorities that the tool trusts: those of the system, and of the variables of any program
-    sed '' "${AWS_CA_BUNDLE:-/dev/null}" "${REQUESTS_CA_BUNDLE:-/dev/null}" "${CURL_CA_BUNDLE:-/dev/null}" "${SSL_CERT_FILE:-/dev/null}" \
-        "${SSL_CERT_DIR:-/dev/null}"/* /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem 2>/dev/null >"$ca"
-    grep -qs 'BEGIN CERTIFICATE' "$ca" || ca=''
+    outcome=0
+    collect_authorities
     kept=$incoming/.part.$sha256 # what an earlier try fetched
     mv -f "$kept" "$part" 2>/dev/null || locally cp /dev/null "$part"
     begun=$(wc -c <"$part")

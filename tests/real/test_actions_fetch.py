@@ -647,6 +647,38 @@ def test_metadata_are_never_requested_from_a_proxy(hook, cli, mode):
     assert bool(service.requests) == (mode != "IPv6")
 
 
+@only_dash
+@pytest.mark.parametrize(
+    ("variables", "ignored"),
+    [
+        ({"AWS_CA_BUNDLE": "ca"}, ""),
+        ({"REQUESTS_CA_BUNDLE": "ca"}, ""),
+        ({"SSL_CERT_DIR": "none:ca"}, ""),
+        ({"AWS_CA_BUNDLE": "damaged.pem", "SSL_CERT_FILE": "ca/ca.crt"}, "damaged.pem"),
+        ({"AWS_CA_BUNDLE": "cut.pem", "SSL_CERT_FILE": "ca/ca.crt"}, "cut.pem"),
+        ({"SSL_CERT_FILE": "key and authority.pem"}, ""),
+    ],
+)
+def test_authorities_are_trusted_in_any_file_of_any_variable(hook, cli, variables, ignored, tmp_path):
+    """A file with a damaged certificate is ignored, as the tool does: a client would load none of the others."""
+    needs_curl()
+    key, certificate = issued_certificate(tmp_path)
+    authority = (tmp_path / "ca/ca.crt").read_text()
+    (tmp_path / "damaged.pem").write_text(authority.replace("MII", "M!!"))
+    (tmp_path / "cut.pem").write_text(authority[: len(authority) // 2])
+    (tmp_path / "key and authority.pem").write_text((tmp_path / "ca.key").read_text() + "\ufeff" + authority.rstrip())
+    for name, files in variables.items():
+        cli.env[name] = ":".join(str(tmp_path / file) for file in files.split(":"))
+    cli.env["no_proxy"] = "localhost"
+    with serving(content(hook.archive.read_bytes()), key, certificate) as server:
+        cli.env["AWS_ENDPOINT_URL"] = server.url
+        for source in (f"{server.url}/petal-node", "s3://b/petal-node"):
+            ran = cli.fetch(source)
+            ran_the_archive(cli, ran)
+            assert re.findall(r"ignored .*/(.*): ", ran.out) == ([ignored] if ignored else [])
+            shutil.rmtree(hook.home)
+
+
 def test_an_endless_download_is_stopped_at_the_size_limit(hook, tmp_path):
     """The limit is 64 MiB, also without a Content-Length."""
     needs_curl()
