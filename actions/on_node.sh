@@ -171,8 +171,7 @@ from_storage() {
 find_bad_proxy() {
     bad_proxy=$(env | grep -Ei '^(https?|all)_proxy=.' | grep -Eivm 1 \
         '^[^=]*=([a-z0-9]+://)?([^]/?#@[:space:]["]*@)?([^]/?#@[:space:]["{}:]+|\[[0-9a-f:.]+\])(:[0-9]+)?(/[^@]*)?$') || :
-    bad_proxy=${bad_proxy%%=*} retries=6
-    [ -z "$bad_proxy" ] || retries=0
+    bad_proxy=${bad_proxy%%=*}
 }
 
 # The authorities that the tool trusts, in $ca: those of the system, and of the files and directories in the variables of any
@@ -195,13 +194,8 @@ collect_authorities() {
     [ -s "$ca" ] || ca=''
 }
 
-certificates() {
-    sed -n '/-----BEGIN [A-Z ]*CERTIFICATE-----/,/-----END/{s/^.*-----BEGIN/-----BEGIN/;p;}' "$@" 2>/dev/null >"$ca"
-}
-
-can_load() {
-    ! command -v openssl >/dev/null || openssl crl2pkcs7 -nocrl -certfile "$1" >/dev/null 2>&1
-}
+certificates() { sed -n '/-----BEGIN [A-Z ]*CERTIFICATE-----/,/-----END/{s/^.*-----BEGIN/-----BEGIN/;p;}' "$@" 2>/dev/null >"$ca"; }
+can_load() { ! command -v openssl >/dev/null || openssl crl2pkcs7 -nocrl -certfile "$1" >/dev/null 2>&1; }
 
 from_package() {
     locally cp /dev/null "$part.error"
@@ -216,7 +210,7 @@ from_package() {
     s3://*) from_s3 || outcome=$? ;;
     https://*)
         limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --tlsv1.2 \
-            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry $retries --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" --write-out '%{http_connect}' \
+            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 ${bad_proxy:+--retry 0} --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" --write-out '%{http_connect}' \
             "$package" >"$part.connect" 2>"$part.error" || outcome=$?
         ;;
     esac
@@ -281,14 +275,14 @@ fail_fetch() {
     clock
     case $outcome in 124 | 137) [ "$now" -lt "$deadline" ] || outcome=124 reason=${reason:-no answer within $budget s} ;; esac
     [ -z "$(find "$part" -size +65535k 2>/dev/null)" ] || reason='it is larger than 64 MiB'
-    case ${bad_proxy:+$reason} in
-    *'Unsupported proxy'* | *'Failed to parse'* | *'Invalid IPv6 URL'* | *'proxy URL'*) reason="$bad_proxy is not the URL of a proxy" ;;
+    case $reason:$bad_proxy in # a reason with a secret in it
+    *'header value'*) reason='the credentials contain a character that no header may have' ;;
+    *'Unsupported proxy'*:?* | *'Failed to parse'*:?* | *'Invalid IPv6 URL'*:?* | *'proxy URL'*:?*) reason="$bad_proxy is not the URL of a proxy" ;;
     esac
     words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //; s/because no identity-based//') # without names; an identity-based policy is that of the role
     connect=$(cat "$part.connect" 2>/dev/null) # what a proxy answered to CONNECT: curl may print it as the answer of the server
-    case $outcome:$connect in 126:* | 127:* | 137:*) words=broken-client ;; 22:[345]* | 56:[345]*) words="proxy: $connect" ;; esac
-    policy=$(printf '%s' "$words" | sed -n 's/.*because no \([A-Za-z -]*\) allows .*/\1/p')
-    action=$(printf '%s' "$words" | sed -n 's/.*perform: \([a-z0-9]*:[A-Za-z]*\).*/\1/p')
+    case $outcome:$connect in 126:* | 127:* | 137:*) words='broken client' ;; 22:[345]* | 56:[345]*) words="proxy: $connect" ;; esac
+    right=$(printf '%s' "$words" | sed -n 's/.*because no \([A-Za-z -]*\) allows the \([A-Za-z0-9:]*\).*/\2 in the \1/p')
     case $package in https:*) url=$package ;; *) url=${endpoint:-https://s3.${region:-us-east-1}.amazonaws.com} ;; esac
     object="--bucket $bucket --key '$key'" path=${package#file://}
     explain "${package%%:*}: $words"
@@ -300,7 +294,10 @@ fail_fetch() {
 # Sets $code and $remedy for a reason ($1). The first row that matches counts. Words of the kernel are about the file of a
 # file://, and for other packages about the client and its own files.
 explain() {
-    code=fetch-unreachable keys='AWS_PROFILE, AWS_CONFIG_FILE, AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN'
+    code=fetch-unreachable
+    access='give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key'
+    broken='check that aws or curl is installed and runs (aws --version), and has memory (journalctl -k) and a /tmp without noexec'
+    keys='aws sts get-caller-identity; correct or unset AWS_PROFILE, AWS_CONFIG_FILE (credential_process), AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN'
     case $1 in
     *'No space left on device'*) code=file-no-space remedy="df -h $home; df -i $home" ;;
     *'Disk quota exceeded'*) code=file-quota remedy="quota -v; df -h $home" ;;
@@ -309,9 +306,7 @@ explain() {
     file:*'ermission denied' | file:*'not permitted') code=fetch-forbidden remedy="ls -ld '$path'" ;;
     file:*) remedy="findmnt -T '$path'" ;;
     *'config file'*) code=fetch-no-credentials remedy="correct the file that AWS_CONFIG_FILE names, or ~/.aws/config" ;;
-    *broken-client* | *'aws: error:'* | *[a-z]Error:* | *'Error loading Python'* | *PYI-* | *'Missing Dependency'*)
-        remedy="check that aws or curl is installed and runs (aws --version), and has memory (journalctl -k) and a /tmp without noexec"
-        ;;
+    *'broken client'* | *'aws: error:'* | *[a-z]Error:* | *'Error loading Python'* | *PYI-* | *'Missing Dependency'*) remedy=$broken ;;
     *'occurred ()'*) code=fetch-refused remedy="it is not an answer of S3: check HTTPS_PROXY, HTTP_PROXY, NO_PROXY and AWS_ENDPOINT_URL" ;;
     *'reached max retries'* | *'error: 5'[0-9][0-9]* | *'error: 408'* | *'error: 429'*) remedy="the server is busy: try again later" ;;
     *'explicit deny'*) code=fetch-forbidden remedy="correct that Deny statement: it counts more than the rights of the role" ;;
@@ -320,25 +315,19 @@ explain() {
     *InvalidObjectState*) code=fetch-refused remedy="aws s3api restore-object $object --restore-request Days=7" ;;
     *[Rr]equester?[Pp]ays*) code=fetch-refused remedy="copy it into a bucket of yours (aws s3 cp --request-payer requester)" ;;
     *'(KMS.'[!A]*) code=fetch-forbidden remedy="enable the KMS key, cancel its deletion, or encrypt the object with another key" ;;
-    *'because no '*[a-z]' allows '*) code=fetch-forbidden remedy="allow $action in the $policy" ;;
+    *'because no '*[a-z]' allows '*) code=fetch-forbidden remedy="allow $right" ;;
     *kms:[A-Z]* | *KMS*) code=fetch-forbidden remedy="allow kms:Decrypt on the key, in the policies of the key and of the role of this node" ;;
     *HeaderMalformed* | *Redirect\)* | *'(30'[1-8]\)* | *IllegalLocation* | *IncorrectEnd*) code=fetch-region remedy="correct AWS_REGION and AWS_ENDPOINT_URL" ;;
     *NoSuchBucket* | *NoSuchAccess* | *InvalidBucket* | *'Parameter valid'*) code=fetch-missing remedy="correct --package, or create the bucket" ;;
     *\(404\)* | *'error: 404'* | *'error: 410'* | *NoSuchKey*) code=fetch-missing remedy="upload it (aws s3 cp dist/petal-node $package), or correct --package" ;;
-    *'locate credentials'* | *iam-role*)
-        code=fetch-no-credentials remedy="give the instance a role that may read it, and check that its metadata service (169.254.169.254) answers"
-        ;;
-    *'config profile'* | *[Cc]redentials* | *[Tt]oken* | *InvalidAccessKeyId* | *SignatureDoesNotMatch* | *AssumeRole*)
-        code=fetch-no-credentials remedy="aws sts get-caller-identity; correct or unset $keys: they are used before the role"
-        ;;
+    *'locate cred'* | *iam-role*) code=fetch-no-credentials remedy="give the instance a role that may read it; its metadata service (169.254.169.254) must answer" ;;
+    *'fig profile'* | *[Cc]redentials* | *[Tt]oken* | *InvalidAccessKeyId* | *SignatureDoes* | *AssumeRole*) code=fetch-no-credentials remedy=$keys ;;
     *'error: 40'[13]*) code=fetch-forbidden remedy="curl -sSIL '$package'; it is read without credentials: use s3:// if the role of this node may read it" ;;
     *'error: 4'[0-9][0-9]*) code=fetch-refused remedy="curl -sSIL '$package'" ;;
-    *\(403\)* | *AccessDenied* | *Forbidden*)
-        code=fetch-forbidden remedy="give the role of this node s3:GetObject on it (S3Access; login nodes: AdditionalIamPolicies), and check the key"
-        ;;
+    *\(403\)* | *AccessDenied* | *Forbidden*) code=fetch-forbidden remedy=$access ;;
     *'An error occurred ('*) code=fetch-refused remedy="aws s3api head-object $object" ;;
     *'SSL validation'*'[Errno'* | *\(77\)* | *'PEM lib'* | *'CA certificate'*) remedy="correct or unset AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE" ;;
-    *'[Errno'*) code=fetch-no-credentials remedy="correct or unset $keys, and the credential_process of the profile" ;;
+    *'[Errno'*) code=fetch-no-credentials remedy=$keys ;;
     *'not yet valid'* | *'has expired'*) remedy="check the clock of this node (timedatectl), then renew the certificate of the server" ;;
     *[Hh]'ostname'* | *'subject name'*) remedy="correct the name of the host in --package or AWS_ENDPOINT_URL, or its certificate" ;;
     *[Cc]ertificate* | *CERTIFICATE*) remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;

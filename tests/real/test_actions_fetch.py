@@ -161,6 +161,18 @@ def test_an_archive_that_another_hook_has_moved_is_found_again(hook):
 # the network
 
 
+@pytest.fixture
+def cli(hook: Hook) -> Hook:
+    """A hook with the real AWS CLI and access keys."""
+    aws = shutil.which("aws")
+    if not aws:
+        pytest.skip("the AWS CLI is not installed")
+    hook.substitute("aws", f'PATH={os.environ["PATH"]} exec {aws} "$@"\n')
+    hook.env |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "PETAL_FETCH_SECONDS": "20"}
+    hook.write("etc/chef/dna.json", '{"cluster": {"region": "us-east-1"}}')
+    return hook
+
+
 def test_the_aws_cli_gets_the_clusters_region(hook, tmp_path):
     log = fake_aws(hook, tmp_path, f'cp {hook.archive} "$target"')
     hook.write("etc/chef/dna.json", '{"cluster": {"stack_name": "c", "region": "eu-west-3", "x": 1}}')
@@ -227,29 +239,33 @@ def test_the_first_reason_of_the_client_is_reported(hook, tmp_path, message, cod
 
 
 DENIED = CALL.format("AccessDenied", "User: arn:aws:sts::1:a is not authorized to perform: {} on resource: x {}")
-NOT_ALLOWED = "because no {} allows the action"
+NOT_ALLOWED = "because no {} allows the {} action"
 PYTHON = 'Traceback (most recent call last):\n  File "/usr/bin/aws", line 19, in <module>\n    import awscli\n'
 MESSAGES = {
     "Deny": (DENIED.format("s3:GetObject", "with an explicit deny in a VPC endpoint policy"), "forbidden", "that Deny"),
     "Deny of the key": (DENIED.format("kms:Decrypt", "with an explicit deny in a x policy"), "forbidden", "that Deny"),
     "boundary": (
-        DENIED.format("s3:GetObject", NOT_ALLOWED.format("permissions boundary")),
+        DENIED.format("s3:GetObject", NOT_ALLOWED.format("permissions boundary", "s3:GetObject")),
         "forbidden",
         "allow s3:GetObject in the permissions boundary",
     ),
     "endpoint": (
-        DENIED.format("s3:GetObject", NOT_ALLOWED.format("VPC endpoint policy")),
+        DENIED.format("s3:GetObject", NOT_ALLOWED.format("VPC endpoint policy", "s3:GetObject")),
         "forbidden",
         "allow s3:GetObject in the VPC endpoint policy",
     ),
     "key, SCP": (
-        DENIED.format("kms:Decrypt", NOT_ALLOWED.format("service control policy")),
+        DENIED.format("kms:Decrypt", NOT_ALLOWED.format("service control policy", "kms:Decrypt")),
         "forbidden",
         "allow kms:Decrypt in the service control policy",
     ),
-    "role": (DENIED.format("s3:GetObject", NOT_ALLOWED.format("identity-based policy")), "forbidden", "(S3Access"),
+    "role": (
+        DENIED.format("s3:GetObject", NOT_ALLOWED.format("identity-based policy", "s3:GetObject")),
+        "forbidden",
+        "(S3Access",
+    ),
     "key": (
-        DENIED.format("kms:Decrypt", NOT_ALLOWED.format("identity-based policy")),
+        DENIED.format("kms:Decrypt", NOT_ALLOWED.format("identity-based policy", "kms:Decrypt")),
         "forbidden",
         "allow kms:Decrypt",
     ),
@@ -314,6 +330,12 @@ def test_each_reason_has_its_remedy(hook, tmp_path, name):
     assert word in remedy
     shown = message.replace(":\nInvalid", ": Invalid").splitlines()
     assert reason.endswith(f": {shown[-1 if 'import' in message or 'usage' in message else 0]}.")
+
+
+def test_a_session_token_with_a_line_break_is_not_printed(hook, cli):
+    cli.env |= {"AWS_SESSION_TOKEN": "S3CRET\r", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    ran = cli.fetch("s3://b/x")
+    assert "S3CRET" not in ran.out + failed(cli, ran, "fetch-no-credentials")
 
 
 @pytest.mark.parametrize("code", [126, 127, 137])
@@ -495,18 +517,6 @@ def test_an_archive_is_fetched_by_the_real_aws_cli(hook, s3, monkeypatch):
     (hook.prefix / "var/log/petal-node.log").unlink()
     hook.env |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PETAL_FETCH_SECONDS": "10"}
     assert "Unable to locate credentials" in failed(hook, hook.fetch("s3://bucket/a/petal"), "fetch-no-credentials")
-
-
-@pytest.fixture
-def cli(hook: Hook) -> Hook:
-    """A hook with the real AWS CLI and access keys."""
-    aws = shutil.which("aws")
-    if not aws:
-        pytest.skip("the AWS CLI is not installed")
-    hook.substitute("aws", f'PATH={os.environ["PATH"]} exec {aws} "$@"\n')
-    hook.env |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "PETAL_FETCH_SECONDS": "20"}
-    hook.write("etc/chef/dna.json", '{"cluster": {"region": "us-east-1"}}')
-    return hook
 
 
 only_dash = pytest.mark.parametrize("hook", ["dash"], indirect=True)
