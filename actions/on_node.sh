@@ -336,7 +336,7 @@ explain() {
     *'proxy: 407') remedy="correct the user and the password in HTTPS_PROXY" ;;
     *'proxy: 4'*) remedy="let the proxy allow this host, or add it to NO_PROXY" ;;
     *'resolve host'* | *'resolve proxy'*) remedy="correct the name in --package or HTTPS_PROXY: getent hosts NAME" ;;
-    *proxy*) remedy="check the proxy in HTTPS_PROXY and what it answers: curl -sSI '$url'" ;;
+    *proxy*) remedy="check the proxy in HTTPS_PROXY; its answer: curl -sSI '$url'" ;;
     *) remedy="check the route to it (S3 gateway endpoint, proxy, region), and that aws or curl is installed" ;;
     esac
 }
