@@ -188,7 +188,11 @@ collect_authorities() {
     can_load "$ca" && return
     for file; do
         shift
-        if can_load "$file"; then set -- "$@" "$file"; elif grep -qs 'BEGIN .*CERTIFICATE' "$file"; then note "ignored $file: a certificate in it is damaged"; fi
+        if can_load "$file"; then
+            set -- "$@" "$file"
+        elif grep -qs 'BEGIN .*CERTIFICATE' "$file"; then
+            note "ignored $file: a certificate in it is damaged"
+        fi
     done
     certificates "$@"
     [ -s "$ca" ] || ca=''
@@ -198,7 +202,7 @@ certificates() { sed -n '/-----BEGIN [A-Z ]*CERTIFICATE-----/,/-----END/{s/^.*--
 can_load() { ! command -v openssl >/dev/null || openssl crl2pkcs7 -nocrl -certfile "$1" >/dev/null 2>&1; }
 
 from_package() {
-    locally cp /dev/null "$part.error"
+    locally tee "$part.error" "$part.connect" # empty: the input of this script is /dev/null
     outcome=0
     collect_authorities
     kept=$incoming/.part.$sha256 # what an earlier try fetched
@@ -210,8 +214,8 @@ from_package() {
     s3://*) from_s3 || outcome=$? ;;
     https://*)
         limited "$budget" curl --silent --show-error --fail --location --globoff --proto '=https' --tlsv1.2 \
-            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 ${bad_proxy:+--retry 0} --retry-connrefused --retry-max-time "$budget" --continue-at - --output "$part" --write-out '%{http_connect}' \
-            "$package" >"$part.connect" 2>"$part.error" || outcome=$?
+            ${ca:+--cacert "$ca"} --connect-timeout 5 --retry 6 ${bad_proxy:+--retry 0} --retry-connrefused --retry-max-time "$budget" \
+            --continue-at - --output "$part" --write-out '%{http_connect}' "$package" >"$part.connect" 2>"$part.error" || outcome=$?
         ;;
     esac
     has_checksum "$part" && return
@@ -279,7 +283,8 @@ fail_fetch() {
     *'header value'*) reason='the credentials contain a character that no header may have' ;;
     *'Unsupported proxy'*:?* | *'Failed to parse'*:?* | *'Invalid IPv6 URL'*:?* | *'proxy URL'*:?*) reason="$bad_proxy is not the URL of a proxy" ;;
     esac
-    words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //; s/because no identity-based//') # without names; an identity-based policy is that of the role
+    # without names; an identity-based policy is that of the role
+    words=$(printf '%s' "$reason" | sed 's/"[^"]*"//g; s/arn:[^ ]*//g; s/^cat: .*: //; s/because no identity-based//')
     connect=$(cat "$part.connect" 2>/dev/null) # what a proxy answered to CONNECT: curl may print it as the answer of the server
     case $outcome:$connect in 126:* | 127:* | 137:*) words='broken client' ;; 22:[345]* | 56:[345]*) words="proxy: $connect" ;; esac
     right=$(printf '%s' "$words" | sed -n 's/.*because no \([A-Za-z -]*\) allows the \([A-Za-z0-9:]*\).*/\2 in the \1/p')
@@ -306,7 +311,6 @@ explain() {
     file:*'ermission denied' | file:*'not permitted') code=fetch-forbidden remedy="ls -ld '$path'" ;;
     file:*) remedy="findmnt -T '$path'" ;;
     *'config file'*) code=fetch-no-credentials remedy="correct the file that AWS_CONFIG_FILE names, or ~/.aws/config" ;;
-    *'broken client'* | *'aws: error:'* | *[a-z]Error:* | *'Error loading Python'* | *PYI-* | *'Missing Dependency'*) remedy=$broken ;;
     *'occurred ()'*) code=fetch-refused remedy="it is not an answer of S3: check HTTPS_PROXY, HTTP_PROXY, NO_PROXY and AWS_ENDPOINT_URL" ;;
     *'reached max retries'* | *'error: 5'[0-9][0-9]* | *'error: 408'* | *'error: 429'*) remedy="the server is busy: try again later" ;;
     *'explicit deny'*) code=fetch-forbidden remedy="correct that Deny statement: it counts more than the rights of the role" ;;
@@ -326,6 +330,7 @@ explain() {
     *'error: 4'[0-9][0-9]*) code=fetch-refused remedy="curl -sSIL '$package'" ;;
     *\(403\)* | *AccessDenied* | *Forbidden*) code=fetch-forbidden remedy=$access ;;
     *'An error occurred ('*) code=fetch-refused remedy="aws s3api head-object $object" ;;
+    *'broken client'* | *'aws: error:'* | *[a-z]Error:* | *'Error loading Python'* | *PYI-* | *'Missing Dependency'*) remedy=$broken ;;
     *'SSL validation'*'[Errno'* | *\(77\)* | *'PEM lib'* | *'CA certificate'*) remedy="correct or unset AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE" ;;
     *'[Errno'*) code=fetch-no-credentials remedy=$keys ;;
     *'not yet valid'* | *'has expired'*) remedy="check the clock of this node (timedatectl), then renew the certificate of the server" ;;
