@@ -337,7 +337,7 @@ explain() {
     *[Hh]'ostname'* | *'subject name'*) remedy="correct the name of the host in --package or AWS_ENDPOINT_URL, or its certificate" ;;
     *[Cc]ertificate* | *CERTIFICATE*) remedy="add the authority to the store of the system, or name its file in AWS_CA_BUNDLE" ;;
     *'Invalid endpoint'*) remedy="correct AWS_ENDPOINT_URL: https://HOST[:PORT] or http://HOST[:PORT]" ;;
-    *'URL of a proxy'*) remedy="correct $bad_proxy: http://[USER:PASSWORD@]HOST:PORT, with %2F %3F %23 %40 for / ? # @ in the password" ;;
+    *'URL of a proxy'*) remedy="correct $bad_proxy (http://HOST:PORT): in its password, write / ? # @ as %2F %3F %23 %40" ;;
     *'proxy: 407') remedy="correct the user and the password in HTTPS_PROXY" ;;
     *'proxy: 4'*) remedy="let the proxy allow this host, or add it to NO_PROXY" ;;
     *'resolve host'* | *'resolve proxy'*) remedy="correct the name in --package or HTTPS_PROXY: getent hosts NAME" ;;
