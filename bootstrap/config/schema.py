@@ -111,11 +111,14 @@ class _Section(Schema):
             return ": it belongs to ParallelCluster's configuration, and --config takes a petal.yaml"
         if isinstance(self, SpackSchema) and key in STACK_KEYS:
             return ": it belongs to a spack.yaml, which a petal.yaml names: stack: /DIRECTORY/spack.yaml"
+        near = did_you_mean(key, _keys(self))
         sections = {
             name: field.schema for name, field in ConfigSchema().fields.items() if isinstance(field, fields.Nested)
         }
+        if near or type(self) not in (ConfigSchema, *map(type, sections.values())):  # such as an entry of a list
+            return near
         homes = [f"{name}.{key}" for name, schema in sections.items() if key in _keys(schema)]
-        return f": write it as {' or '.join(homes)}" if homes else did_you_mean(key, _keys(self))
+        return f": write it as {' or '.join(homes)}" if homes else ""
 
     @post_load
     def _make(self, data: dict[str, Any], **_: Any) -> Any:
@@ -244,7 +247,7 @@ class CheckCommandSchema(_Section):
 
     @pre_load
     def _expand(self, data: Any, **_: Any) -> Any:
-        return {"command": data} if isinstance(data, str) else data
+        return data if isinstance(data, (dict, list)) else {"command": data}
 
 
 class CheckSchema(_Section):

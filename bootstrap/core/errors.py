@@ -310,6 +310,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
 STATUS = "petal-node status"
 _QUOTA = "quota -v; df -h {mount}; lsof {mount} | wc -l    # EFS limits the open files and locks of a client"
 _DENIED = "id; ls -ld {mount}/petal; an export with root_squash refuses root"
+_NO_PROCESS = "ulimit -u; ulimit -v    # the limits of this user for processes and memory"
 ROOT = Path("/opt/petal")  # backed by shared storage in most layouts
 # errno -> code, remedy for a path on shared storage, remedy for another path.
 _OS_ERRORS = {
@@ -319,12 +320,18 @@ _OS_ERRORS = {
     errno.EROFS: ("file-read-only", "findmnt {mount}; mount -o remount,rw {mount}", "findmnt --target {parent}"),
     errno.EACCES: ("file-permission", _DENIED, "id; ls -ld {path}"),
     errno.EPERM: ("file-permission", _DENIED, "id; ls -ld {path}"),
+    errno.EAGAIN: ("process-failed", _NO_PROCESS, _NO_PROCESS),
+    errno.ENOTDIR: ("file-failed", "ls -ld {path} {parent}", "ls -ld {path} {parent}"),
     errno.ESTALE: ("file-stale", "umount -l {mount} && mount {mount}", "findmnt --target {parent}"),
     **dict.fromkeys(
         (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOLCK, errno.EHOSTDOWN),
         ("file-failed", "dmesg | tail; findmnt {mount}", "dmesg | tail; findmnt --target {parent}"),
     ),
 }
+
+
+# The names of files that are not complete yet (host/atomic.py).
+_PRIVATE = re.compile(r"\.(.+)\.[^.]+-\d+\.part")
 
 
 def from_error(error: PetalError | OSError, mount: Path | None) -> PetalError:
@@ -342,10 +349,13 @@ def from_os_error(error: OSError, mount: Path | None) -> PetalError:
     code, on_mount, elsewhere = _OS_ERRORS.get(error.errno or 0, ("file-failed", STATUS, STATUS))
     name = error.filename2 if error.errno in NO_SPACE and error.filename2 else error.filename  # the target of a copy
     path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes, os.PathLike)) else None
+    private = _PRIVATE.fullmatch(path.name) if path else None
+    if path and private:  # the error is of the file that should be replaced: the private one is gone
+        path = path.with_name(private[1])
     if mount is not None and (path is None or {mount, ROOT} & {path, *path.parents}):
         remedy = on_mount
     else:
-        remedy = elsewhere if path else STATUS
+        remedy = elsewhere if path or code == "process-failed" else STATUS
     return PetalError(
         f"a file operation failed{f': {path}' if path else ''}",
         why=os.strerror(error.errno) if error.errno else str(error),

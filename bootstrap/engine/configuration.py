@@ -13,7 +13,7 @@ from ..config.load import from_mapping, parse
 from ..config.model import Config
 from ..config.values import uri_problem
 from ..core.deadlines import DOCUMENT, LOOK, PROBE
-from ..core.errors import ConfigError, PetalError, ReleaseError, StateError, StorageError, from_error
+from ..core.errors import ConfigError, FetchError, PetalError, ReleaseError, StateError, StorageError, from_error
 from ..core.facts import Facts
 from ..core.options import Options
 from ..core.paths import Paths
@@ -245,6 +245,9 @@ def _content(
 
 def _local_content(uri: str, path: Path) -> bytes:
     remedy = f"ls -ld {quoted(path)}"
+    if path.is_relative_to("/dev/fd"):
+        what, remedy = f"{uri} is not a file", "write the configuration into a file, and name it"
+        raise ConfigError(what, why="a process substitution ends with its shell", remedy=remedy, code="config-missing")
     try:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{uri} is not a file", remedy=remedy, code="config-missing")
@@ -256,5 +259,5 @@ def _local_content(uri: str, path: Path) -> bytes:
             what, why=error.strerror or "", remedy=f"ls -l {quoted(path)}", code="config-missing"
         ) from error
     if len(data) > SMALL:
-        raise ConfigError(f"{uri} is larger than {SMALL} bytes", remedy=remedy, code="config-missing")
+        raise FetchError(f"{uri} is larger than {SMALL} bytes", remedy=remedy, code="fetch-too-large")
     return data

@@ -71,7 +71,20 @@ def has_process(pid: int, start: float | None = None) -> bool:
         start: the result of ``own_start`` in that process, in this boot; excludes a later process with the same number.
     """
     state, started = _stat(pid)
-    return state not in ("", "Z", "X") and start in (None, started)
+    if not state:
+        return _is_hidden(pid)
+    return state not in ("Z", "X") and start in (None, started)
+
+
+def _is_hidden(pid: int) -> bool:
+    """True for a process of another user that /proc does not show to this one (proc(5), hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        pass
+    return False
 
 
 def own_start() -> float:

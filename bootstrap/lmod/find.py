@@ -10,13 +10,16 @@ from pathlib import Path
 from ..core.deadlines import COMMAND
 from ..core.errors import LmodError, PetalError
 from ..core.paths import Paths
+from ..core.text import first_words
 from ..host.files import text_or_empty
 from ..host.system import System
 from ..state.context import Context
 
 PLACES = ("/usr/share/lmod/lmod", "/opt/apps/lmod/lmod", "/usr/share/lmod")
 CHECK_NAME = "lmod"  # of the check that a node has an Lmod that works; the proof waits for it
+WHY = 200  # characters of a reason
 OLDEST = "8.5"
+PROGRAM = Path("libexec/lmod")
 NONE = "this node has no Lmod"
 # Where Tcl environment-modules lists its directories (modules(1), "Modulepath initial setup"): Red Hat's and Amazon's
 # file, Ubuntu's, and that of versions before 4. The commands in ``initrc`` take precedence over the lists.
@@ -36,17 +39,19 @@ class Lmod:
     Args:
         place: the directory that has init/ and libexec/.
         version: ``8.6.19``; empty if Lmod did not report one.
+        why: the reason for that.
     """
 
     place: Path
     version: str
+    why: str = ""
 
     @property
     def problem(self) -> str:
         """Why shells cannot use it, or an empty string."""
-        if not is_old(self.version):
-            return ""
-        return f"Lmod {self.version or 'unknown'} in {self.place} is too old, {OLDEST} is needed"
+        if not self.version:
+            return f"{self.place / PROGRAM} does not run: {self.why}"
+        return f"Lmod {self.version} in {self.place} is too old, {OLDEST} is needed" if is_old(self.version) else ""
 
 
 def is_old(version: str) -> bool:
@@ -76,7 +81,7 @@ def image_lmod(system: System) -> Lmod | None:
 
 def image_places() -> tuple[Path, ...]:
     """The directories of the image that hold an Lmod of any version."""
-    return tuple(place for place in map(Path, PLACES) if (place / "libexec" / "lmod").is_file())
+    return tuple(place for place in map(Path, PLACES) if (place / PROGRAM).is_file())
 
 
 def unpacked_lmod(system: System, paths: Paths) -> Lmod | None:
@@ -112,13 +117,13 @@ def tcl_modulepath(paths: Paths) -> tuple[str, ...]:
 
 
 def _read(system: System, place: Path) -> Lmod | None:
-    program = place / "libexec" / "lmod"
+    program = place / PROGRAM
     try:
         return Lmod(place, _version(system, program, program.stat().st_ctime_ns))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except PetalError:
-        return Lmod(place, "")
+    except PetalError as error:
+        return Lmod(place, "", error.why or str(error))
 
 
 @lru_cache(maxsize=32)  # several steps and checks need it, and each start of Lmod costs a node's start 20 ms
@@ -127,5 +132,8 @@ def _version(system: System, program: Path, changed: int) -> str:  # noqa: ARG00
     done = system.run([str(program), "bash", "--version"], timeout=COMMAND, ok=None)
     found = re.search(r"Version (\d+(?:\.\d+)*)", done.stderr + done.stdout)
     if not found:
-        raise LmodError(f"{program} reports no version", remedy=f"{program} bash --version", code="lmod-incomplete")
+        lines = map(str.strip, (done.stderr + done.stdout).splitlines())
+        why = next(filter(None, lines), f"it ended with {done.returncode}")
+        what, remedy = f"{program} reports no version", f"{program} bash --version"
+        raise LmodError(what, why=first_words(why, WHY), remedy=remedy, code="lmod-incomplete")
     return found.group(1)

@@ -11,7 +11,7 @@ from ..core.errors import LmodError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..lmod import bundle
 from ..lmod.build import build_bundle, bundle_path, is_left_to_nodes, is_pending, stack_lmod
-from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, find_lmod, image_lmod, is_old
+from ..lmod.find import CHECK_NAME, NONE, OLDEST, PLACES, PROGRAM, find_lmod, image_lmod, is_old
 from ..spack import database
 from ..spack.environments import LOCK
 from ..spack.lockfile import Locked
@@ -58,6 +58,9 @@ class NodeLmod(Step):
                 return change(f"this node does not use {archive.name} yet", f"unpack {archive} into {ctx.paths.lmods}")
         if lmod is not None and place is not None:
             return satisfied(f"Lmod {lmod.version} of the release is at {place}")
+        if lmod is not None and not lmod.version:
+            look = f"{lmod.place / PROGRAM} bash --version"
+            return blocked(problem, look, "install Lua and its package luaposix again")
         return _without_lmod(ctx, problem)
 
     def apply(self, ctx: Context) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from ..core.model import Finding, Severity, Tool, change, elsewhere, satisfied
 from ..core.paths import Paths
+from ..core.text import quoted
 from ..host.atomic import install_executable, replace_link
 from ..host.files import has_sha256, make_dir
 from ..state.context import Context
 from .base import IMAGE_BUILDS, ON_NODES, Step
 
 INCOMING = "incoming"
+MODE = 0o755  # users run petal-node too
 
 
 def keep_archive(tool: Tool, paths: Paths) -> Path:
@@ -45,11 +47,17 @@ class SelfInstall(Step):
         kept = ctx.paths.program(ctx.tool.version)
         if not has_sha256(kept, ctx.tool.sha256):
             return change(f"version {ctx.tool.version} is not installed yet", f"write {kept}", f"link {ctx.paths.link}")
+        parts = (ctx.paths.home, kept.parent, kept)
+        closed = next((path for path in parts if path.stat().st_mode & MODE != MODE), None)
+        if closed is not None:
+            return change(f"users cannot use {closed}", f"chmod 755 {quoted(closed)}")
         if not ctx.paths.link.is_symlink() or ctx.paths.link.resolve() != kept.resolve():
             return change(f"{ctx.paths.link} does not lead to this petal-node", f"link {ctx.paths.link} -> {kept}")
         return satisfied(f"version {ctx.tool.version} is at {kept}")
 
     def apply(self, ctx: Context) -> None:
         kept = keep_archive(ctx.tool, ctx.paths)
+        for path in (ctx.paths.home, kept.parent, kept):
+            path.chmod(MODE)
         make_dir(ctx.paths.link.parent)
         replace_link(ctx.paths.link, str(kept))

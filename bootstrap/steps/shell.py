@@ -26,6 +26,7 @@ STUBS = {SH: "sh", "/etc/profile.d/zz-petal.csh": "csh", "/etc/fish/conf.d/zz-pe
 # Debian's csh reads these instead of /etc/profile.d; environment-modules has a file in the second.
 CSH = ("/etc/csh/cshrc.d", "/etc/csh/login.d")
 LMODRC = "lmodrc.lua"
+MODE = 0o644
 FIRST_TREE = "first_tree.sh"
 # Files of shells that source none of the stubs; each gets one line if it exists. Debian's zsh reads nothing in
 # /etc/profile.d, Red Hat's does at login. Red Hat's bash reads it in /etc/bashrc. Debian's bash.bashrc returns early
@@ -51,10 +52,10 @@ class Shell(Step):
         lmod = find_lmod(ctx)
         if lmod is None and is_pending(ctx):
             return change("the init files need Lmod, which the stack builds", "write the init files")
-        if lmod is None:
-            return elsewhere("this node has no Lmod yet")
+        if lmod is None or not lmod.version:  # the step of Lmod reports it
+            return elsewhere("this node has no Lmod that runs")
         tree = _tree(ctx)
-        stale = [f"write {path}" for path, data in _files(ctx, lmod, tree).items() if not same_content(path, data)]
+        stale = [f"write {path}" for path, data in _files(ctx, lmod, tree).items() if not _is_right(path, data)]
         stale += [f"add a line to {path}" for path in _files_to_edit(ctx.paths)]
         if stale:
             return change(f"{len(stale)} init files are missing or differ", *stale)
@@ -68,6 +69,11 @@ class Shell(Step):
             write_atomic(path, data)
         for path, text in _files_to_edit(ctx.paths).items():
             write_atomic(path.resolve(), text.encode(errors="surrogateescape"), mode=path.stat().st_mode & 0o777)
+
+
+def _is_right(path: Path, data: bytes) -> bool:
+    """True if all users can read the file, and it has this content."""
+    return same_content(path, data) and path.stat().st_mode & MODE == MODE
 
 
 def _tree(ctx: Context) -> str:

@@ -363,6 +363,18 @@ def test_has_process_finds_only_running_processes() -> None:
     assert not has_process(os.getpid(), own_start() - 1)
 
 
+def test_a_process_that_proc_hides_from_this_user_counts_as_running() -> None:
+    """With hidepid, /proc has no entry of root's run for a user who types ``petal-node status``."""
+    if os.geteuid() != 0:
+        pytest.skip("root is needed to start a process of another user")
+    script = (
+        "import os, sys; from bootstrap.host import processes; os.setuid(65534); "
+        "processes._stat = lambda pid: ('', 0.0); print(processes.has_process(1, 5.0), processes.has_process(1 << 22))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the test runs a process of another user, which needs root")
 def test_a_user_cannot_pretend_to_be_a_run() -> None:
     script = "import os, time; os.setuid(int(os.environ['USER_ID'])); print(flush=True); time.sleep(60)"

@@ -240,6 +240,10 @@ def test_mistakes_of_every_kind_are_reported_at_once_with_their_lines() -> None:
         ("spack:\n  specs:\n  - @1.2", "spack", "put the value in quotes"),
         ("modules:\n  <<: {a: 1}", "modules.<<", "unknown key"),
         ("check: {load: [on]}", "check.load[0]", "true or false"),
+        ("check: {run: [true]}", "check.run[0]", "in quotes"),
+        ("check: {run: [{command: x, queue: q}]}", "check.run[0].queue", "did you mean 'queues'?"),
+        ("check: {run: [{comand: x}]}", "check.run[0].comand", "did you mean 'command'?"),
+        ("install: {mirrors: {}}", "install.mirrors", "write it as spack.mirrors"),
     ],
 )
 def test_common_mistakes_name_their_correction(text: str, path: str, says: str) -> None:

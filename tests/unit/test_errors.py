@@ -11,6 +11,7 @@ import pytest
 from bootstrap.core.errors import from_os_error, full_disk_code, full_disk_remedy
 
 MOUNT = Path("/shared")
+LIMITS = "the limits of this user for processes and memory"
 EFS = "EFS limits the open files and locks of a client"
 
 
@@ -27,6 +28,13 @@ EFS = "EFS limits the open files and locks of a client"
         (errno.ENOTCONN, "/shared/x", "file-failed", "dmesg | tail; findmnt /shared"),
         (errno.EACCES, "/etc/shadow", "file-permission", "id; ls -ld /etc/shadow"),
         (errno.ESTALE, "/shared/x", "file-stale", "umount -l /shared && mount /shared"),
+        (errno.ENOTDIR, "/usr/local/bin/x", "file-failed", "ls -ld /usr/local/bin/x /usr/local/bin"),
+        (
+            errno.EAGAIN,
+            "fork",
+            "process-failed",
+            "ulimit -u; ulimit -v    # the limits of this user for processes and memory",
+        ),
         (errno.ENOTEMPTY, "/etc/x", "file-failed", "petal-node status"),
     ],
 )
@@ -34,6 +42,15 @@ def test_the_remedy_names_the_refused_path(number: int, path: str, code: str, re
     error = from_os_error(OSError(number, os.strerror(number), path), MOUNT)
     assert (error.code, error.remedy) == (code, (remedy,))
     assert path in error.what
+
+
+def test_the_remedy_names_the_file_and_not_its_unfinished_copy() -> None:
+    part = f"/etc/profile.d/.zz-petal.sh.{os.uname().nodename}-{os.getpid()}.part"
+    error = from_os_error(OSError(errno.EPERM, "", part), MOUNT)
+    assert (error.what, error.remedy) == (
+        "a file operation failed: /etc/profile.d/zz-petal.sh",
+        ("id; ls -ld /etc/profile.d/zz-petal.sh",),
+    )
 
 
 def test_without_a_configuration_no_mount_is_guessed() -> None:

@@ -124,10 +124,21 @@ def damage_tool(world: World) -> None:
     world.paths.link.unlink()
 
 
+def close_tool(world: World) -> None:
+    """As a hardening script does, or a restore under umask 077."""
+    world.paths.home.chmod(0o700)
+
+
+def close_init(world: World) -> None:
+    world.paths.at("/etc/profile.d/zz-petal.sh").chmod(0o600)
+
+
 @pytest.mark.parametrize(
     ("damage", "step"),
     [
         (damage_tool, "self-install"),
+        (close_tool, "self-install"),
+        (close_init, "shell"),
         (damage_root, "root"),
         (damage_wanted, "desired-state"),
         (damage_package, "packages"),

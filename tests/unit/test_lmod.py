@@ -439,6 +439,19 @@ def test_a_node_that_waits_for_the_stack_names_the_command_to_follow_it(tmp_path
     assert probe.remedy[0].startswith("on the head node: petal-node status")
 
 
+@pytest.mark.usefixtures("lmod_is_there")
+def test_an_lmod_that_does_not_run_is_not_an_old_one(tmp_path: Path) -> None:
+    """After an update of Lua, for example."""
+    world = World(tmp_path / "node", Role.COMPUTE)
+    world.system.answers["lmod"] = lambda _: "lua: module 'posix' not found:\n\tno field package.preload\n"
+    world.system.codes["lmod"] = 1
+    probe = NodeLmod().probe(world.context)
+    program = find.image_places()[0] / find.PROGRAM
+    assert probe.reason == f"{program} does not run: lua: module 'posix' not found:"
+    assert probe.remedy[0] == f"{program} bash --version"
+    assert Shell().probe(world.context).skipped
+
+
 @pytest.mark.usefixtures("no_lmod")
 def test_a_node_without_lmod_gets_the_remedy_modules_lmod_stack(tmp_path: Path) -> None:
     probe = NodeLmod().probe(World(tmp_path / "node", Role.COMPUTE, config_text=with_spack(tmp_path)).context)
