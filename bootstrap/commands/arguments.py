@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from argparse import REMAINDER, SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
@@ -71,12 +72,20 @@ def _uri(text: str) -> str:
 
 
 def _path(text: str) -> Path:
+    """A path without its links resolved: one in /tmp may be another user's."""
     if not text:
         raise ArgumentTypeError("the path is empty")
     try:
-        return Path(text).resolve()
+        return Path(os.path.abspath(text))  # noqa: PTH100 - keeps links
     except OSError as error:
         raise ArgumentTypeError(NO_DIRECTORY.format(text)) from error
+
+
+def _root(text: str) -> Path:
+    path = _path(text).resolve()
+    if re.search(r"\s", str(path)):
+        raise ArgumentTypeError(f"{str(path)!r} has a space, and Lmod writes no cache for such a path")
+    return path
 
 
 SECONDS = _type(_finite_seconds, "a number of seconds")
@@ -105,7 +114,7 @@ COMMON = {
     "--config": _value("petal.yaml: path, file://, s3:// or https:// (default: the cluster's own)", "URI", type=_uri),
     "--config-sha256": _value("refuse --config if its SHA-256 differs", "HEX", type=SHA256),
     "--role": _value("the role of this node (default: detected)", choices=[role.value for role in Role]),
-    "--root": _value("act on the tree below DIR instead of / (image builds, tests)", "DIR", type=_path),
+    "--root": _value("act on the tree below DIR instead of / (image builds, tests)", "DIR", type=_root),
     "--json": _flag("print one JSON object"),
     "-q --quiet": _flag("print errors, failures and warnings only"),
 }

@@ -177,12 +177,12 @@ def _jobs(ctx: Context) -> tuple[tuple[Job, ...] | None, tuple[ReleaseError, ...
 
 
 def _on_head(options: Options, services: Services, *, reads: bool = False) -> Context:
-    if not reads:
-        require_root(options, services)
     ctx = prepare(options, services, follow=True)
     if ctx.role is not Role.HEAD:
         what = f"petal-node {options.command} runs on the head node only, because it is about shared storage"
         raise UsageError(what, why=f"this is a {ctx.role.value} node", remedy="run it on the head node")
+    if not reads:
+        require_root(options, services)
     _require_storage(ctx)
     return ctx
 

@@ -27,6 +27,7 @@ def require_writable(file: Path) -> None:
     """
     directory = file.parent
     refusals = {
+        "it is a link of another user": file.is_symlink() and not _is_own_link(file),
         f"{directory} is not a directory": not directory.is_dir(),
         f"{directory} is not writable": not os.access(directory, os.W_OK),
         "it is a directory": file.is_dir(),
@@ -39,14 +40,21 @@ def require_writable(file: Path) -> None:
 
 
 def write_page(file: Path, text: str) -> None:
-    """Writes the page. A file that is there keeps its mode, and its owner if root writes."""
-    try:
-        info = file.stat()
-    except FileNotFoundError:
+    """Writes the page. A file that is there keeps its mode, and its owner if root writes.
+
+    A link of this user is followed; another one, which may be as new as the results, is replaced.
+    """
+    file = file.resolve() if _is_own_link(file) else file
+    if file.is_symlink() or not file.exists():
         write_atomic(file, text.encode())
         return
+    info = file.stat()
     owner = None if os.geteuid() else (info.st_uid, info.st_gid)
     write_atomic(file, text.encode(), mode=stat.S_IMODE(info.st_mode), owner=owner)
+
+
+def _is_own_link(file: Path) -> bool:
+    return file.is_symlink() and file.lstat().st_uid == os.geteuid()
 
 
 def page(result: Result[NodeReport | FleetReport], options: Options, time: str) -> str:

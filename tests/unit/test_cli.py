@@ -331,6 +331,7 @@ def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--root", "/nowhere"], "the verb is missing"),
         (["status", "--root", "/nowhere"], "--root /nowhere is not a directory"),
         (["status", "--root", ""], "the path is empty"),
+        (["status", "--root", "/tmp/a b"], "'/tmp/a b' has a space, and Lmod writes no cache for such a path"),
         (["status", "--timeout", "x"], "'x' is not a number of seconds"),
         (["status", "--timeout", "nan"], "'nan' is not a number of seconds"),
         (["bootstrap", "--lock-wait", "inf"], "'inf' is not a number of seconds"),

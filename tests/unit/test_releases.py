@@ -20,7 +20,7 @@ from bootstrap.cluster.slurm import Job, jobs
 from bootstrap.commands import releases as verbs
 from bootstrap.commands.releases import _jobs, releases, rollback
 from bootstrap.core.deadlines import EXPIRY, PROBE
-from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError, StorageError
+from bootstrap.core.errors import LockLost, ProcessFailed, ReleaseError, StateError, StorageError, UsageError
 from bootstrap.core.model import NodeReport, Outcome, Role, StepReport
 from bootstrap.core.paths import Paths
 from bootstrap.engine import converge as engine
@@ -256,6 +256,15 @@ def test_no_verb_about_releases_waits_for_storage_that_hangs(
     with pytest.raises(StorageError) as caught:
         getattr(verbs, name)(world.options(command=name, role=Role.HEAD, yes=bool(yes)), world.services)
     assert caught.value.code == "storage-hangs"
+
+
+@pytest.mark.parametrize("verb", ["rollback", "gc"])
+def test_a_user_of_another_node_learns_first_that_the_verb_runs_on_the_head_node(tmp_path: Path, verb: str) -> None:
+    world, _ = three_releases(tmp_path)
+    world.system.root = False
+    options = world.options(command=verb, role=Role.LOGIN, yes=True)
+    with pytest.raises(UsageError, match="runs on the head node only"):
+        getattr(verbs, verb)(options, world.services)
 
 
 # ------------------------------------------------------------------------------------------------------------ gc

@@ -293,6 +293,24 @@ def test_a_page_that_replaces_a_file_keeps_its_owner_and_mode(tmp_path: Path) ->
     assert (tmp_path / "new.html").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_link_of_another_user_is_not_followed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root is needed to give a link to another user")
+    victim, own, other = tmp_path / "victim", tmp_path / "own", tmp_path / "other"
+    victim.write_text("x")
+    own.symlink_to(victim)
+    other.symlink_to(victim)
+    os.chown(other, 1234, 1234, follow_symlinks=False)
+    with pytest.raises(UsageError) as caught:
+        require_writable(other)
+    assert caught.value.why == "it is a link of another user"
+    write_page(other, "<p>")  # made after the test
+    assert (victim.read_text(), other.read_text(), other.is_symlink()) == ("x", "<p>", False)
+    assert (other.stat().st_uid, other.stat().st_mode & 0o777) == (0, 0o644)
+    write_page(own, "<p>")
+    assert (victim.read_text(), own.is_symlink()) == ("<p>", True)
+
+
 class Tags(HTMLParser):
     """Collects the elements of a page, and those still open at the end."""
 
