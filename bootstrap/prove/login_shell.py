@@ -25,6 +25,7 @@ from .user import ordinary_user
 
 GONE = 300  # more than any exit code: the module loads, and a directory that it adds does not exist
 NO_PROGRAM = 301  # the kernel would refuse to run the file
+NOT_LOADED = 302  # the command succeeded, and the module is not loaded: bash evaluates nothing if Lmod itself fails
 QUOTED, LINE = 5, 400  # libraries, and characters of a line of output
 ON_HEAD = "on the head node: petal-node check    # compares packages and module files"
 ANSWER = 32 << 10  # bytes of an answer: 8,000 characters of output
@@ -86,17 +87,29 @@ absent() {
 nonce=$1 limit=$2 most=$3 store=$4 before=$PATH modules=()
 shift 4
 kind=$(type -t module) || kind=none
-answer modules 0 "$kind ${LMOD_VERSION:--} ${PETAL_RELEASE:--} ${MODULEPATH:--}"
+code=0 output="$kind ${LMOD_VERSION:--} ${PETAL_RELEASE:--} ${MODULEPATH:--}"
+if [ -n "${LMOD_CMD-}" ]; then
+  text=$(timeout "$limit" "$LMOD_CMD" bash --version 2>&1 | head -c "$most"; exit "${PIPESTATUS[0]}") ||
+    code=$? output=$text
+fi
+answer modules $code "$output"
 while [ $# -gt 0 ] && [ "$1" != -- ]; do modules+=("$1"); shift; done
 paths=() libraries=()
 for module in "${modules[@]}"; do
   output=$(
+    known=${LOADEDMODULES-}
     module load "$module" > >(head -c "$most") 2>&1 </dev/null; code=$?; wait $!
-    printf '\1%s\1%s\1%s' "$PATH" "${LD_LIBRARY_PATH-}" "$(absent)"; exit $code
+    gone=$(absent)
+    case :${LOADEDMODULES-}: in
+      *":$module:"* | *":$module/"*) ;;
+      *) [ "$known" != "${LOADEDMODULES-}" ] || gone=- ;; # an alias loads another name
+    esac
+    printf '\1%s\1%s\1%s' "$PATH" "${LD_LIBRARY_PATH-}" "$gone"; exit $code
   ); code=$?
   gone=${output##*$'\1'}; output=${output%$'\1'*}
   libraries+=("${output##*$'\1'}"); output=${output%$'\1'*}
   paths+=("${output##*$'\1'}"); output=${output%$'\1'*}
+  if [ $code -eq 0 ] && [ "$gone" = - ]; then code=302; fi
   if [ $code -eq 0 ] && [ -n "$gone" ]; then code=300 output=$gone; fi
   answer load $code "$output"
 done
@@ -167,6 +180,10 @@ def _judge_all(ctx: Context, manifest: Manifest, seconds: float) -> Iterator[Fin
         elif answer.code == GONE:
             message, why = "it loads, and its package is gone", f"{answer.text} does not exist"
             yield Finding(f"load:{name}", Severity.FAIL, message, why, (f"ls -ld {shlex.quote(answer.text)}",))
+        elif answer.code == NOT_LOADED:
+            message, why = "module load succeeds and loads nothing", _reason_in(answer.text) or "Lmod printed nothing"
+            remedy = (f"bash -lc {shlex.quote(f'module load {name}; module list')}",)
+            yield Finding(f"load:{name}", Severity.FAIL, message, why, remedy)
         else:
             message, remedy = f"ended with {answer.code}", (f"bash -lc 'module load {name}'",)
             yield Finding(f"load:{name}", Severity.FAIL, message, _reason_in(answer.text), remedy)
@@ -242,6 +259,11 @@ def judge_module_command(ctx: Context, answer: Answer) -> Finding:
     """The first answer: the kind of ``module`` in a fresh shell, Lmod's version, the release, MODULEPATH."""
     remedy = ("bash -lc 'type module; echo $LMOD_VERSION $MODULEPATH'", "petal-node repair")
     kind, version, release, path = (*answer.text.split(" ", 3), "", "", "", "")[:4]
+    if answer.code and answer.alive:
+        look = ("bash -lc '$LMOD_CMD bash --version'", "install Lua and its package luaposix again")
+        return Finding(
+            "modules", Severity.FAIL, "Lmod does not run in a fresh login shell", _reason_in(answer.text), look
+        )
     if answer.code:
         return Finding("modules", Severity.FAIL, "a fresh login shell gave no answer", answer.text, remedy)
     if kind != "function" or version == "-":

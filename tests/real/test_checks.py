@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bootstrap.config.model import CheckCommand
+from bootstrap.config.model import CheckCommand, CheckConfig
 from bootstrap.core.model import Severity
 from bootstrap.host.system import System
 from bootstrap.prove import login_shell
+from bootstrap.state.release import Manifest
 from tests.deadlines import SOON
 from tests.world import World
 
@@ -23,7 +25,9 @@ module() {
   for name in "$@"; do
     case $name in
       broken) echo "no such module" >&2; return 1 ;;
-      *) PATH=TREE/$name/bin:$PATH ;;
+      silent) echo "lua: module 'posix' not found:" >&2 ;;
+      alias) PATH=TREE/good/bin:$PATH LOADEDMODULES=${LOADEDMODULES:+$LOADEDMODULES:}good/1 ;;
+      *) PATH=TREE/${name%%/*}/bin:$PATH LOADEDMODULES=${LOADEDMODULES:+$LOADEDMODULES:}${name%%/*}/1 ;;
     esac
   done
 }
@@ -105,6 +109,31 @@ def test_a_module_that_does_not_load_is_reported_and_others_are_still_checked(wo
     assert (broken.code, broken.text) == (1, "no such module")
     assert (no_libraries.code, no_libraries.text) == (0, "0")
     assert (good.code, good.alive) == (0, True)
+
+
+def test_a_module_command_that_loads_nothing_fails(world: World) -> None:
+    """If Lmod itself fails, bash evaluates nothing, and ``module load`` succeeds."""
+    check = CheckConfig(load=("silent", "alias", "good", "good/1"))
+    ctx = replace(world.context, config=replace(world.context.config, check=check))
+    manifest = Manifest("abc", "", "debian12", "2.36", (), ())
+    findings = {one.check: one for one in login_shell.check_login_shell(ctx, manifest, 60)}
+    assert findings["load:silent"].severity is Severity.FAIL
+    assert findings["load:silent"].why == "lua: module 'posix' not found:"
+    assert {findings[f"load:{name}"].severity for name in ("alias", "good", "good/1")} == {Severity.OK}
+
+
+def test_an_lmod_that_does_not_run_fails_before_all_modules(world: World, tmp_path: Path) -> None:
+    program = tmp_path / "lmod"
+    program.write_text("#!/bin/sh\necho \"lua: module 'posix' not found:\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    with (world.paths.init / "petal.sh").open("a") as file:
+        file.write(f"LMOD_CMD={program}\n")
+    finding = login_shell.judge_module_command(
+        world.context, next(login_shell.ask_shell(world.context, ("good",), (), 60))
+    )
+    assert (finding.severity, finding.message) == (Severity.FAIL, "Lmod does not run in a fresh login shell")
+    assert finding.why == "lua: module 'posix' not found:"
+    assert "petal-node repair" not in finding.remedy
 
 
 def test_output_of_a_profile_is_never_an_answer(world: World) -> None:
