@@ -34,6 +34,7 @@ STARTED = frozenset({"RUNNING", "COMPLETING"})
 OWNER = "root"  # of all jobs that are submitted here
 # srun(1) without an allocation (src/srun/libsrun/allocate.c); any other message comes from a step that began.
 REFUSED = ("Unable to allocate resources", "Immediate execution impossible", "Unable to confirm allocation")
+SHOWN = 5  # lines of srun
 # The nodes run other jobs. The words are exact: "Device or resource busy" is the error of a program.
 NOT_FREE = ("Requested nodes are busy", "Immediate execution impossible")
 # Refusals, and reasons of squeue(1), for the memory of the nodes or of the association, and for the time limit of the
@@ -107,8 +108,10 @@ class SlurmNode:
     def word(self) -> str:
         """Why a job can or cannot start there now: the first one that fits."""
         marks, state = set(self.suffix), self.state
+        # With a reason Slurm, ParallelCluster (no capacity, for example) or an administrator keeps jobs away.
+        is_out = bool(self.reason) and (state in DOWN or state.startswith("drain"))
         words = {
-            "powered off": marks & POWERED_DOWN_MARKS or state in POWERED_DOWN,
+            "powered off": not is_out and (marks & POWERED_DOWN_MARKS or state in POWERED_DOWN),
             "joining": "#" in marks or state in ("unknown", "powering_up"),
             "rebooting": marks & {"@", "^"} or state.startswith("reboot"),
             "in maintenance": "$" in marks or state == "maint",
@@ -385,14 +388,9 @@ def srun(
     timeout = (immediate or 0) + seconds + COMMAND
     try:
         return system.run(
-            [*command, *argv],
-            timeout=timeout,
-            user=user,
-            ok=None,
-            on_line=on_line,
-            each_second=each_second,
+            [*command, *argv], timeout=timeout, user=user, ok=None, on_line=on_line, each_second=each_second,
             most=USERS_OUTPUT,
-        )
+        )  # fmt: skip
     except BaseException:
         try:
             cancel(system, name, passwd_entry(user).pw_name)
@@ -403,9 +401,13 @@ def srun(
 
 def raise_refusal(done: Completed, nodes: Sequence[str]) -> None:
     """Raises AllocationRefused with Slurm's words if srun got no allocation."""
-    lines = [line for line in f"{done.stderr}\n{done.stdout}".splitlines() if any(words in line for words in REFUSED)]
+    output = f"{done.stderr}\n{done.stdout}".splitlines()
+    lines = [line for line in output if any(words in line for words in REFUSED)]
     if done.returncode != 0 and lines:
-        why = lines[-1].removeprefix("srun: error: ").removeprefix("Unable to allocate resources: ")
+        # A plugin of the site for job_submit(3) may have explained it in the lines before.
+        lines = [line for line in output if line.startswith("srun: error: ")][-SHOWN:] or lines[-1:]
+        words = (line.removeprefix("srun: error: ").removeprefix("Unable to allocate resources: ") for line in lines)
+        why = " / ".join(map(str.strip, words))
         what = f"Slurm gave no allocation on {folded(nodes)}"
         raise AllocationRefused(what, why=why, remedy=f"sinfo -N -n {folded(nodes)}")
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from bootstrap.cluster.hostlist import folded, unfolded
-from bootstrap.cluster.slurm import parse_sinfo
+from bootstrap.cluster.slurm import parse_sinfo, raise_refusal
 from bootstrap.commands import check
 from bootstrap.config.model import CheckConfig
-from bootstrap.core.errors import ConfigError, PetalError, ProcessFailed, UsageError
+from bootstrap.core.errors import AllocationRefused, ConfigError, PetalError, ProcessFailed, UsageError
 from bootstrap.core.model import Finding, FleetReport, NodeReport, Outcome, Result, Severity, Status, plain
 from bootstrap.core.text import cut
 from bootstrap.engine import converge as engine
+from bootstrap.host.system import Completed
 from bootstrap.host.times import timestamp
 from bootstrap.prove import fleet, launch
 from bootstrap.prove.user import ordinary_user
@@ -140,6 +141,26 @@ def test_every_state_of_a_node_has_a_word_and_only_dead_nodes_fail(
     (node,) = parse_sinfo(f"n1|{state}|q1|none\n")
     assert node.condition == f"{condition} ({state})"
     assert fleet._not_checked(node, None).findings[0].severity is severity
+
+
+@pytest.mark.parametrize(
+    ("state", "word", "severity"),
+    [("down~", "down", Severity.FAIL), ("down%", "down", Severity.FAIL), ("drained~", "draining", Severity.WARN)],
+)
+def test_a_node_without_capacity_is_not_simply_powered_off(state: str, word: str, severity: Severity) -> None:
+    """ParallelCluster sets such nodes down while they have no instance."""
+    why = "(Code:InsufficientInstanceCapacity)Failure when resuming nodes"
+    (node,) = parse_sinfo(f"q2-dy-p5-1|{state}|q2|{why}\n")
+    finding = fleet._not_checked(node, None).findings[0]
+    assert (node.word, finding.severity, finding.why) == (word, severity, why)
+
+
+def test_the_words_of_a_sites_plugin_are_shown() -> None:
+    lines = ("You must specify a project with -A", "Unable to allocate resources: Invalid account")
+    refused = "".join(f"srun: error: {line}\n" for line in lines)
+    with pytest.raises(AllocationRefused) as caught:
+        raise_refusal(Completed(1, "", refused), ["n1"])
+    assert caught.value.why == "You must specify a project with -A / Invalid account"
 
 
 @pytest.mark.parametrize(
