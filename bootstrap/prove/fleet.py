@@ -29,7 +29,7 @@ from ..core import decode
 from ..core.deadlines import POLL, PROBE
 from ..core.errors import AllocationRefused, PetalError
 from ..core.model import Finding, NodeReport, Severity, plain
-from ..core.text import cut, grouped
+from ..core.text import cut, first_words, grouped
 from ..host.log import LOG
 from ..host.system import passwd_entry
 from ..host.threads import ended
@@ -188,7 +188,7 @@ def _run_check(
     if not watch.began:
         raise_refusal(done, [node.name])
     others = [line for line in watch.lines if not line.startswith(watch.nonce)]
-    why = " / ".join(others[-QUOTED:]) or f"srun ended with {done.returncode}"
+    why = first_words(" / ".join(others[-QUOTED:]), TEXT) or f"srun ended with {done.returncode}"
     if done.returncode == 0 and watch.began:
         why = f"another program of {user or 'root'} wrote into the output of the job"
     return _without_report(
@@ -260,7 +260,7 @@ def own_reports(ctx: Context) -> dict[str, NodeReport]:
 
 
 def report_line(report: NodeReport, nonce: str) -> str:
-    """A report as one line, with texts of at most ``TEXT`` characters."""
+    """A report as one line, with texts of at most ``TEXT`` characters, and remedies of at most 4,096."""
     return f"{nonce} {json.dumps(cut(plain(report), TEXT))}"
 
 

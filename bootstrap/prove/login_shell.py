@@ -308,17 +308,29 @@ def judge_libraries(answers: Sequence[tuple[str, Answer]], *, without_driver: bo
         remedy = (f"bash -lc {quoted(f'module load {module}; ldd {quoted(first)}')}",)
         # A warning: a program that is started by a script of its package may find its libraries by that script.
         return Finding("libraries", Severity.WARN, f"{len(missing)} libraries are not found", why, remedy)
-    late = [name for name, answer in looked_at if answer.code == 124]  # timeout(1)
-    if late:
-        why = f"for {', '.join(late)}"
-        return Finding("libraries", Severity.WARN, f"ldd did not end within {PROGRAM:.0f} s", why)
-    if len(looked_at) < len(answers):
-        what = f"only {len(looked_at)} of {len(answers)} modules were looked at"
-        return Finding("libraries", Severity.WARN, what, "the deadline ended")
+    if problem := _unexamined(answers):
+        return problem
     if not programs:
         return Finding("libraries", Severity.SKIP, f"no programs in {len(answers)} modules")
     what = f"all libraries are found; programs: {programs}, modules: {len(answers)}"
     return Finding("libraries", Severity.OK, what)
+
+
+def _unexamined(answers: Sequence[tuple[str, Answer]]) -> Finding | None:
+    """The finding if ldd did not look at the programs of each module."""
+    looked_at = [(name, answer) for name, answer in answers if answer.alive]
+    late = [name for name, answer in looked_at if answer.code == 124]  # timeout(1)
+    if late:
+        why = f"for {', '.join(late)}"
+        return Finding("libraries", Severity.WARN, f"ldd did not end within {PROGRAM:.0f} s", why)
+    failed = [f"{answer.code} for {name}" for name, answer in looked_at if answer.code not in (0, 1)]
+    if failed:  # 1 is ldd's own for a file that is not a dynamic executable
+        why = f"it ended with {', '.join(at_most(QUOTED, failed))}"
+        return Finding("libraries", Severity.WARN, "ldd did not run", why, ("ldd --version",))
+    if len(looked_at) < len(answers):
+        what = f"only {len(looked_at)} of {len(answers)} modules were looked at"
+        return Finding("libraries", Severity.WARN, what, "the deadline ended")
+    return None
 
 
 def _missing_library(line: str) -> str:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from ..config.model import PackageConfig
 from ..core.deadlines import BULK, SCAN
-from ..core.errors import SpackError, StateError
+from ..core.errors import StateError
 from ..core.model import Finding, Severity, blocked, change, elsewhere, satisfied
 from ..core.text import at_most, not_reached, quoted
 from ..host.atomic import move_aside
@@ -76,10 +76,9 @@ class PartialInstalls(StoreRepair):
     def probe(self, ctx: Context) -> Finding:
         if not ctx.config.uses_spack:
             return elsewhere("the configuration has no Spack stack")
-        try:
-            partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SCAN)
-        except SpackError:
-            return elsewhere("Spack's database cannot be read")  # the step ``spack`` reports and restores it
+        partial = ctx.system.on_storage(lambda: _partial_installs(ctx), ctx.paths.store, SCAN)
+        if partial is None:
+            return elsewhere("Spack's database cannot be read, or an install is in progress")
         if not partial:
             return satisfied("the store has no partial installs")
         names = ", ".join(at_most(SHOWN, [path.name for path in partial]))
@@ -87,19 +86,19 @@ class PartialInstalls(StoreRepair):
         return change(reason, *(f"remove {path}" for path in partial[:SHOWN]))
 
     def apply(self, ctx: Context) -> None:
-        for path in _partial_installs(ctx):
+        for path in _partial_installs(ctx) or ():
             LOG.warning("removing %s", path, extra={"step": self.name})
             remove_tree(path)
 
 
-def _partial_installs(ctx: Context) -> list[Path]:
-    """Empty without a readable database, because then the whole store would look partial, and during an install."""
+def _partial_installs(ctx: Context) -> list[Path] | None:
+    """None without a readable database, because then the whole store would look partial, and during an install."""
     store = store_of(ctx)
     if database.database_problem(store):
-        return []
+        return None
     running = ClusterState(ctx.paths).install()
     if running is not None and running.finished is None and running.run_id != ctx.run_id:
-        return []
+        return None
     return database.compare(store).unfinished
 
 

@@ -256,7 +256,7 @@ def _mount(ctx: Context, device: Device) -> None:
             f"{device.what} cannot be mounted at {where}",
             why=str(error),
             remedy=(
-                f"getent hosts {host}; does its security group let this node in (NFS: port 2049, Lustre: 988)?",
+                f"getent hosts {quoted(host)}    # its security group must let this node in: NFS port 2049, Lustre 988",
                 f"journalctl -u '{unit_name(where)}'",
                 "petal-node bootstrap    # when the server answers",
             ),

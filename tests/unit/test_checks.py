@@ -380,3 +380,10 @@ def test_the_expected_exit_code_of_a_program_can_be_configured(code: int, wanted
         CheckCommand("solver --help", wanted), Answer(code, "usage: solver"), "module load solver"
     )
     assert finding.severity is mark
+
+
+@pytest.mark.parametrize("code", [125, 126, 127, 137])
+def test_libraries_that_no_ldd_looked_at_are_not_found(code: int) -> None:
+    answers = [("good", login_shell.Answer(0, "3")), ("bad", login_shell.Answer(code, "12"))]
+    finding = login_shell.judge_libraries(answers)
+    assert (finding.severity, finding.why) == (Severity.WARN, f"it ended with {code} for bad")
