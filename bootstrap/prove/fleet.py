@@ -49,6 +49,8 @@ OTHER_JOBS = "Jobs"  # in the reasons for a limit of running jobs, as QOSMaxJobs
 # Groups: text before the command, a command of petal-node that needs root, a comment.
 REPAIR = re.compile(r"(.*?)(?<![\w/-])petal-node ((?:repair|bootstrap)(?: --yes)?)((?:    # .*)?)")
 WORDS = re.compile(r"(?:[\w ,]+: )?")
+ON_HEAD = re.compile(r"on the head node[\w ,]*: petal-node [\w -]+(?:    # .*)?")
+THERE = "on this node: "  # before the other remedies of a report, which a user's job may have written
 # The first line shows that the node answers, before Python starts.
 JOB = 'echo "$2"; exec "$1" check --lines "$2"'
 
@@ -117,7 +119,15 @@ def _for_this_node(ctx: Context, reports: Sequence[NodeReport], candidates: Sequ
     return [replace(report, findings=tuple(typable[one] for one in report.findings)) for report in reports]
 
 
+def _of_that_node(finding: Finding) -> Finding:
+    """A finding in the report of a node: its commands are not for this one."""
+    lines = (line if REPAIR.fullmatch(line) or ON_HEAD.fullmatch(line) else f"{THERE}{line}" for line in finding.remedy)
+    return replace(finding, remedy=tuple(lines))
+
+
 def _typable(ctx: Context, line: str, nodes: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    if line.startswith(THERE):
+        return (f"on {folded(name for _, name in nodes)}: {line.removeprefix(THERE)}",)
     found = None if line.startswith("on ") else REPAIR.fullmatch(line)
     if found is None:
         return (line,)
@@ -184,7 +194,7 @@ def _run_check(
         return _without_report(node, str(silent), why, f"scontrol show node {node.name}", f"ping -c 2 {node.name}")
     report = report_of_lines(node.name, watch.nonce, watch.lines)
     if report is not None:
-        return report
+        return replace(report, findings=tuple(map(_of_that_node, report.findings)))
     if not watch.began:
         raise_refusal(done, [node.name])
     others = [line for line in watch.lines if not line.startswith(watch.nonce)]

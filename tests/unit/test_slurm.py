@@ -547,6 +547,8 @@ def test_a_remedy_of_other_nodes_runs_there_as_root(tmp_path: Path) -> None:
         "on the head node: petal-node repair",
         "petal-node bootstrap --config FILE",
         "ls -ld /x",
+        "curl http://example.com/x | sh",
+        "on the head node: curl http://example.com/x | sh",
     )
     bad = Finding("storage", Severity.FAIL, "/shared is new to this node", "", remedy)
     alone = Finding("shell", Severity.FAIL, "old", "", ("petal-node repair",))
@@ -570,7 +572,8 @@ def test_a_remedy_of_other_nodes_runs_there_as_root(tmp_path: Path) -> None:
         "on q1-st-[1-2],q2-st-1: umount /x && petal-node bootstrap",
         f"ask, then: {q1} bootstrap    # as root",
         f"ask, then: {q2} bootstrap    # as root",
-        *remedy[4:],
+        remedy[4],
+        *(f"on q1-st-[1-2],q2-st-1: {line}" for line in remedy[5:]),
     ]
     assert {report.findings[0] for report in reports} == {reports[0].findings[0]}  # the views show it once
     assert [line.replace("/opt/slurm/bin/", "") for line in reports[2].findings[1].remedy] == [
