@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import unescape
 from typing import Any, NamedTuple
 
-from ..core.errors import FetchError, redacted
+from ..core.errors import FetchError, PetalError, redacted
 from ..host.systemd import taken_environment
 from . import s3
 from .client import origin_of
@@ -42,14 +42,20 @@ NAMES = re.compile(r'"[^"]*"|arn:\S+')  # of objects and roles in a message: the
 
 
 class _Kind(NamedTuple):
-    """Refusals of one kind: the condition, the error's code, sentence and remedy, and words to add to the reason."""
+    """Refusals of one kind: the condition, the error's code, sentence and remedy, and words to add to the reason.
+
+    Args:
+        may_be_missing: the server answers so for a missing object too.
+        remedy_below: the remedy for all objects below a directory, if ``remedy`` is for one object only.
+    """
 
     matches: Callable[[Refusal], Any]
     code: str
     what: str
     remedy: tuple[str, ...]
     why: str = ""
-    may_be_missing: bool = False  # the server answers so for a missing object too
+    may_be_missing: bool = False
+    remedy_below: tuple[str, ...] = ()
 
 
 def _s3(pattern: str) -> Callable[[Refusal], Any]:
@@ -96,12 +102,22 @@ _KINDS = (
         "fetch-refused",
         "{uri} is archived, and S3 reads it only after it was restored",
         ("aws s3api restore-object --bucket {bucket} --key {key} --restore-request {restore}",),
+        remedy_below=(
+            (
+                "aws s3api list-objects-v2 --bucket {bucket} --prefix {prefix} --output text --query "
+                "\"Contents[?contains('{classes}', StorageClass)].[Key]\" | while IFS= read -r key; do "
+                'aws s3api restore-object --bucket {bucket} --key "$key" --restore-request {restore}; done'
+            ),
+        ),
     ),
     _Kind(
         _s3(r"(?i)requester.?pays"),
         "fetch-refused",
         "{uri} is in a bucket with requester pays, and petal-node does not pay for requests",
         ("copy it into a bucket of yours: aws s3 cp --request-payer requester {source} s3://BUCKET/KEY",),
+        remedy_below=(
+            "copy them into a bucket of yours: aws s3 cp --recursive --request-payer requester {source} s3://BUCKET/KEY/",
+        ),
     ),
     _Kind(
         _s3(r"explicit deny"),
@@ -256,13 +272,29 @@ class Refusal(Exception):
 
     def error(self) -> FetchError:
         """The error with its remedy."""
-        kind, where = self.kind, s3.parse(self.uri) if self.region else s3.Object("", "")
+        kind, values = self.kind, self._values()
+        why = self.why + ("" if kind.may_be_missing and self.verb == "written" else kind.why.format(**values))
+        remedy = [line.format(**values) for line in kind.remedy]
+        what, hides = kind.what.format(**values), kind.may_be_missing
+        return FetchError(what, why=why, remedy=remedy, code=kind.code, may_be_missing=hides)
+
+    def remedy_below(self, directory: str) -> tuple[str, ...]:
+        """The remedy for all objects below ``s3://BUCKET/KEY/`` that S3 refuses as it refused this one."""
+        values = self._values()
+        if self.region:
+            prefix = s3.parse(f"{directory}object").key.removesuffix("object")
+            values |= {"source": shlex.quote(directory), "prefix": shlex.quote(prefix)}
+        return tuple(line.format(**values) for line in self.kind.remedy_below or self.kind.remedy)
+
+    def _values(self) -> dict[str, str]:
+        """The values of the fields in the texts of a kind."""
+        where = s3.parse(self.uri) if self.region else s3.Object("", "")
         action = re.search(r"perform: ([\w:]+)", self.words)
         policy, kms_key = re.search(POLICIES, self.words), re.search(r"arn:[\w:/-]+:key/[\w-]+", self.words)
         tier = element(self.text, "StorageClass") == "INTELLIGENT_TIERING"
         name, problem = self.right_region, problem_of_role()
         variable = s3.endpoint_variable()
-        values = {
+        return {
             "uri": self.uri,
             "endpoint": f"the endpoint {os.environ[variable]}" if variable else "the endpoint of that region",
             "right_endpoint": f"correct {variable} {origin_of(variable)}" if variable else "try again later",
@@ -277,12 +309,19 @@ class Refusal(Exception):
             "policy": policy[1] if policy else "policy",
             "kms_key": kms_key[0] if kms_key else "KEY",
             "restore": "'{}'" if tier else "Days=7",
+            "classes": "INTELLIGENT_TIERING" if tier else "GLACIER DEEP_ARCHIVE",
             "service": f" ({problem})" if problem else "",
         }
-        why = self.why + ("" if kind.may_be_missing and self.verb == "written" else kind.why.format(**values))
-        remedy = [line.format(**values) for line in kind.remedy]
-        what, hides = kind.what.format(**values), kind.may_be_missing
-        return FetchError(what, why=why, remedy=remedy, code=kind.code, may_be_missing=hides)
+
+
+def kind_of(error: PetalError) -> str:
+    """Equal for errors of one kind, whichever object they concern."""
+    return error.__cause__.kind.what if isinstance(error.__cause__, Refusal) else error.code
+
+
+def remedy_below(error: PetalError, directory: str) -> tuple[str, ...]:
+    """The remedy of an error of one object, for all objects below a directory that may have the same error."""
+    return error.__cause__.remedy_below(directory) if isinstance(error.__cause__, Refusal) else error.remedy
 
 
 def text_of(answer: Any, deadline: float) -> str:

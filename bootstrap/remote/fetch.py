@@ -101,23 +101,29 @@ def read(source: Source, scratch: Path, *, limit: int = SMALL) -> bytes:
         return target.read_bytes()
 
 
-def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> bool:
-    """True if the object exists and this node may read it.
-
-    Raises:
-        FetchError: the server does not answer, or refuses for a reason that no missing object has.
-    """
+def require_readable(uri: str, *, region: str | None = None, seconds: float = 20.0) -> None:
+    """Refuses an object that does not exist, or that this node may not read: FetchError as ``download``."""
     path = local_path(uri)
     if path is not None:
-        return path.is_file()
+        open_file(path).close()
+        return
 
     def get(to: Target) -> None:
         # the answer to HEAD has no body, and so no reason
         with client.session() as session, to.send(session, "get", headers={"Range": "bytes=0-0"}):
             pass
 
+    with_retries(uri, region, seconds, get, "could not be looked up")
+
+
+def exists(uri: str, *, region: str | None = None, seconds: float = 20.0) -> bool:
+    """True if the object exists and this node may read it.
+
+    Raises:
+        FetchError: the server does not answer, or refuses for a reason that no missing object has.
+    """
     try:
-        with_retries(uri, region, seconds, get, "could not be looked up")
+        require_readable(uri, region=region, seconds=seconds)
     except FetchError as error:
         if not error.may_be_missing:
             raise
