@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ...core import decode
+from ...core.text import A_PAGE, is_page
 from ..lockfile import Locked
 
 LIMIT = 1 << 26
 SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
 SIGNATURE = b"\n-----BEGIN PGP SIGNATURE-----"
 SPEC, TARBALL = "application/vnd.spack.spec.", "application/vnd.spack.install."
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 # Raised for a description that is not in its layout.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -90,7 +92,7 @@ class V3(Layout):
     def hash_of(self, document: Mapping[str, Any], directory: Path) -> str:
         packed = (directory / _blob(document, SPEC)[0]).read_bytes()
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
-            spec = json.loads(stream.read(LIMIT))
+            spec = parsed(stream.read(LIMIT))
         return str(spec["spec"]["nodes"][0]["hash"])
 
 
@@ -110,6 +112,33 @@ def _blob(document: Mapping[str, Any], kind: str) -> tuple[str, str]:
             digest = decode.sha256(record["checksum"])
             return f"blobs/sha256/{digest[:2]}/{digest}", digest
     raise ValueError(f"it lacks a blob of type {kind}")
+
+
+class NotJson(ValueError):
+    """A file that should be a JSON object is something else, which the text names."""
+
+
+def parsed(data: bytes) -> Mapping[str, Any]:
+    """The JSON object that a file contains; else ``NotJson``."""
+    packed = next((name for magic, name in COMPRESSED.items() if data.startswith(magic)), "")
+    if packed:
+        raise NotJson(f"it is compressed ({packed})")
+    if is_page(data):
+        raise NotJson(A_PAGE)
+    if data.lstrip().startswith(b"<"):
+        raise NotJson("it is XML")
+    if not data.strip():
+        raise NotJson("it is empty")
+    text = data.decode("utf-8-sig", errors="replace")
+    if {"\0", "\ufffd"} & set(text):
+        raise NotJson("it is not text")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotJson(str(error)) from error
+    if not isinstance(document, Mapping):
+        raise NotJson(f"it is of another type: {type(document).__name__}")
+    return document
 
 
 def unwrapped(data: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ from ...config.model import Mirror
 from ...core.deadlines import REQUEST
 from ...core.errors import CacheError, FetchError
 from ...core.text import quoted
+from ...remote.answers import look_up
 from ...remote.fetch import Source, exists, has_files, local_path, read
 from ..lockfile import Locked
-from .entries import LAYOUTS, LIMIT, MALFORMED, Layout, unwrapped
+from .entries import LAYOUTS, LIMIT, MALFORMED, SIGNED, Layout, NotJson, parsed, unwrapped
 from .keys import Keyring
 
 TRANSFERS = 8  # at the same time: most entries are small, and each of their parts is a round trip
@@ -58,11 +58,7 @@ class MirrorReader:
             if text is None:
                 continue
             try:
-                name = f"{spec.name}-{spec.version}-{spec.hash}"
-                description = unwrapped(text) if ring is None else ring.verified(text, name)
-                with in_layout(what_of(spec)):
-                    blobs = self.layout.blobs(spec, json.loads(description))
-                use(blobs, description)
+                use(*self._verified(spec, path, text, ring))
             except CacheError as error:
                 problem = problem or error
             else:
@@ -81,6 +77,18 @@ class MirrorReader:
             if error.code != "fetch-missing":
                 self.unanswered[spec] = error
             return None
+
+    def _verified(self, spec: Locked, path: str, text: bytes, ring: Keyring | None) -> tuple[dict[str, str], bytes]:
+        """The arguments of ``Use``."""
+        what, uri = what_of(spec), self.mirror.uri(path)
+        remedy = look_up(uri) if local_path(uri) is None else _listing(uri)
+        if not text.startswith(SIGNED):
+            with in_layout(what, remedy):
+                parsed(text)
+        name = f"{spec.name}-{spec.version}-{spec.hash}"
+        description = unwrapped(text) if ring is None else ring.verified(text, name)
+        with in_layout(what, remedy):
+            return self.layout.blobs(spec, parsed(description)), description
 
     def source(self, path: str, sha256: str | None, seconds: float) -> Source:
         return Source(self.mirror.uri(path), sha256, self.region, seconds, self.stopped.is_set)
@@ -150,13 +158,16 @@ def what_of(spec: Locked) -> str:
 
 
 @contextmanager
-def in_layout(what: str) -> Iterator[None]:
+def in_layout(what: str, remedy: str = "") -> Iterator[None]:
     """Reads a document of the entry ``what``: CacheError ``cache-corrupt`` if it is not in its layout."""
     try:
         yield
     except MALFORMED as error:
-        why = f"it does not have the shape of its layout ({type(error).__name__}: {error})"
-        raise CacheError(what, why=why, code="cache-corrupt") from error
+        if isinstance(error, NotJson):
+            why = f"it does not have the shape of its layout: a file of it is not a JSON object: {error}"
+        else:
+            why = f"it does not have the shape of its layout ({type(error).__name__}: {error})"
+        raise CacheError(what, why=why, remedy=remedy, code="cache-corrupt") from error
 
 
 def _can_list(mirror: Mirror) -> bool:

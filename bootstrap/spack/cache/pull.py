@@ -7,7 +7,6 @@ each kind of problem is reported once for each mirror.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from ...host.system import System
 from ...host.threads import results
 from ...remote.fetch import download, local_path
 from ..lockfile import Locked
-from .entries import Layout
+from .entries import Layout, parsed
 from .keys import Keyring, open_keyring
 from .mirror import OF_THE_MIRROR, TRANSFERS, MirrorReader, in_layout, what_of
 
@@ -166,7 +165,7 @@ class _Pull:
                 raise
             raise CacheError(what, why=str(error), code="cache-corrupt") from error
         with in_layout(what):
-            digest = self.reader.layout.hash_of(json.loads(description), self.directory)
+            digest = self.reader.layout.hash_of(parsed(description), self.directory)
         if digest != spec.hash:
             raise CacheError(what, why=f"it is the entry of another package, {digest}", code="cache-corrupt")
         target = self.directory / self.reader.layout.description(spec, signed=False)
@@ -210,4 +209,4 @@ class _Pull:
             what = f"the signature of {names} in the mirror {name} is not accepted"
             return CacheError(what, why=error.why, remedy=(*remedy, again), code=code)
         what = f"the mirror {name} has entries that cannot be used: {names}"
-        return CacheError(what, why=error.why or str(error), remedy=again, code="cache-corrupt")
+        return CacheError(what, why=error.why or str(error), remedy=(*error.remedy, again), code="cache-corrupt")
