@@ -69,17 +69,22 @@ class BuildCache(ClusterStep):
         work, built = ctx.paths.work(ctx.desired_release), {spec.hash for spec in _built(ctx)}
         for name, mirror in _mirrors(ctx).items():
             record = CacheRecord.load(work)
+            problems: list[PetalError] = []
             pushed = {digest: why for digest, why in record.pushed.get(key_of(mirror), {}).items() if digest in built}
             try:
                 for target in ctx.targets:
                     specs = locked_specs(lockfile_of(ctx, target))
                     missing = [spec for spec in specs if spec.hash in built and spec.hash not in pushed]
-                    pushed.update(_push(ctx, name, mirror, target, missing, record.refused.get(mirror.url, {})))
+                    done, unread = _push(ctx, name, mirror, target, missing, record.refused.get(mirror.url, {}))
+                    pushed.update(done)
+                    problems += unread
             except PetalError as error:
-                LOG.warning("%s", error, extra={"step": self.name})
-                save_failure(work / FAILURE, ctx.run_id, error)
-                continue
-            record.with_pushed(mirror, pushed).save(work)
+                problems = [error]
+            else:
+                record.with_pushed(mirror, pushed).save(work)
+            for problem in problems[:1]:
+                LOG.warning("%s", problem, extra={"step": self.name})
+                save_failure(work / FAILURE, ctx.run_id, problem)
 
 
 def _signer(ctx: Context, name: str, mirror: Mirror) -> str:
@@ -95,13 +100,16 @@ def _signer(ctx: Context, name: str, mirror: Mirror) -> str:
 
 def _push(
     ctx: Context, name: str, mirror: Mirror, target: str, specs: list[Locked], refused: Mapping[str, str]
-) -> dict[str, str]:
-    """Pushes the specs of which the mirror has no usable entry; returns the reason for each that was replaced.
+) -> tuple[dict[str, str], list[CacheError]]:
+    """Pushes the specs of which the mirror has no usable entry.
+
+    Returns the packages that the mirror has now, by hash with the reason for each that was replaced; and the errors
+    of entries that this node cannot read.
 
     The environment of Spack is written again: the packages of an image, or of another head node, were built without it.
     """
     if not specs:
-        return {}
+        return {}, []
     push = Push(
         name,
         mirror,
@@ -114,7 +122,8 @@ def _push(
     if lacking:
         push.send(lacking)
         ctx.note(f"pushed {len(lacking)} packages to {name}")
-    return {spec.hash: lacking.get(spec, "") for spec in specs}
+    pushed = {spec.hash: lacking.get(spec, "") for spec in specs if spec not in push.unread}
+    return pushed, push.unread_errors()
 
 
 def _replaced(name: str, built: Iterable[Locked], pushed: Mapping[str, str]) -> str:

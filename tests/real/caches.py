@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -22,7 +23,7 @@ from bootstrap.spack.cache.push import Push
 from bootstrap.spack.families import FAMILIES
 from bootstrap.spack.lockfile import Locked
 from tests.gpg import Key
-from tests.real.server import Handler, answer
+from tests.real.server import Behaviour, Handler, answer
 
 SYSTEM = "linux-debian12-x86_64_v3"
 V3, V2 = FAMILIES["1.1"].cache_layout, FAMILIES["0.23"].cache_layout
@@ -94,6 +95,28 @@ def files_of(cache: Path) -> Callable[[Handler, int], None]:
     def behave(handler: Handler, _: int) -> None:
         path = cache / handler.path.lstrip("/")
         answer(handler, 200, path.read_bytes()) if path.is_file() else answer(handler, 404)
+
+    return behave
+
+
+def s3_of(cache: Path, refusal: Callable[[str], Behaviour | None] = lambda _: None) -> Behaviour:
+    """S3 with the mirror ``s3://petal/cache``: it lists, and answers a path with ``refusal`` of it, if that is one.
+
+    The path of a list is ``list`` and the prefix.
+    """
+
+    def behave(handler: Handler, number: int) -> None:
+        parts = urlsplit(handler.path)
+        prefix = parse_qs(parts.query).get("prefix", [""])[0]
+        bad = refusal(f"list {prefix}" if prefix else parts.path)
+        path = cache / parts.path.partition("/cache/")[2]
+        if bad is not None:
+            bad(handler, number)
+        elif prefix:
+            names = [str(each.relative_to(cache.parent)) for each in cache.rglob("*") if each.is_file()]
+            answer(handler, 200, b"<Contents>" if any(name.startswith(prefix) for name in names) else b"")
+        else:
+            answer(handler, 200, path.read_bytes()) if path.is_file() else answer(handler, 404)
 
     return behave
 

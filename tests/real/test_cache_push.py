@@ -22,7 +22,7 @@ from tests.real.caches import (
     sign,
     take,
 )
-from tests.real.server import Handler, always, answer, serving
+from tests.real.server import always, serving
 
 
 def test_an_entry_uploaded_to_s3_is_installed_from_there(s3: Any, cache: Path, key: Key, tmp_path: Path) -> None:
@@ -106,44 +106,3 @@ def test_an_entry_that_cannot_be_used_is_pushed_again(
         assert why in lacking[ZLIB]
         assert bool(why) is bool(lacking[ZLIB])
     assert not list((tmp_path / "scratch").iterdir()), "no key and no entry stays"
-
-
-def test_a_push_says_that_it_could_not_read_what_the_mirror_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """S3 refuses also what is missing, if the role may not list the bucket: then the push replaces nothing."""
-    denied = b"<Error><Code>AccessDenied</Code><Message>%s</Message></Error>"
-    for message, expected in (
-        (b"Access Denied", ""),
-        (b"with an explicit deny in a VPC endpoint policy", "this node cannot read what the mirror has: the policy of"),
-    ):
-        with serving(always(403, denied % message)) as server:
-            monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-            lacking = pusher(tmp_path, mirror_of("s3://petal/cache")).lacking([ZLIB], {})
-        assert lacking[ZLIB].startswith(expected)
-        assert bool(lacking[ZLIB]) == bool(expected)
-
-
-def test_an_entry_whose_file_s3_has_archived_is_pushed_again_for_that_reason(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(cache, ZLIB)
-
-    def behave(handler: Handler, _: int) -> None:
-        path = cache / handler.path.partition("/cache/")[2]
-        if not path.is_file():
-            answer(handler, 404)
-        elif path.read_bytes().startswith(b"tarball"):
-            answer(handler, 403, b"<Error><Code>InvalidObjectState</Code></Error>")
-        else:
-            answer(handler, 200, path.read_bytes())
-
-    with serving(behave) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-        lacking = pusher(tmp_path, mirror_of("s3://petal/cache")).lacking([ZLIB], {})
-    assert "cannot be read" in lacking[ZLIB]
-    assert "InvalidObjectState" in lacking[ZLIB]

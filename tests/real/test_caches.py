@@ -337,27 +337,6 @@ def test_a_missing_right_and_a_missing_package_have_their_own_reasons(
         assert why in only_trouble(take(tmp_path, mirror_of("s3://petal/cache"))).why
 
 
-def test_an_entry_whose_tarball_is_archived_is_refused(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """S3 answers a HEAD of an archived object with 200, and a GET with 403."""
-    put(cache, ZLIB)
-
-    def behave(handler: Handler, number: int) -> None:
-        if handler.command == "GET" and "/blobs/" in handler.path:
-            answer(handler, 403, b"<Error><Code>InvalidObjectState</Code></Error>")
-        else:
-            files_of(cache)(handler, number)
-
-    private, certificate = made_certificate(tmp_path)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    with serving(behave, private, certificate) as server:
-        url = f"https://localhost:{server.server_port}"
-        pulled = take(tmp_path, mirror_of(url))
-    assert only_trouble(pulled).code == "cache-corrupt"
-    assert list(pulled.refused[url]) == [ZLIB.hash]
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to become another user")
 def test_a_directory_that_may_not_be_read_is_reported_as_such(cache: Path, tmp_path: Path) -> None:
     """Also root may not, on an NFS server with ``root_squash``."""

@@ -17,19 +17,17 @@ from pathlib import Path
 from ...config.model import Mirror
 from ...core.deadlines import FETCH
 from ...core.errors import CacheError, FetchError, PetalError
-from ...core.text import at_most, grouped, quoted
+from ...core.text import grouped, quoted
 from ...host.files import make_dir, remove_tree
 from ...host.log import LOG
 from ...host.system import System
 from ...host.threads import results
+from ...remote.answers import kind_of
 from ...remote.fetch import download, local_path
 from ..lockfile import Locked
 from .entries import Layout, parsed
 from .keys import Keyring, open_keyring
-from .mirror import OF_THE_MIRROR, TRANSFERS, MirrorReader, in_layout, what_of
-
-NAMED = 3
-OF_AN_ENTRY = frozenset({"cache-unverified", "cache-corrupt"})
+from .mirror import OF_AN_ENTRY, OF_THE_MIRROR, TRANSFERS, MirrorReader, in_layout, names_of, what_of
 
 
 @dataclass(frozen=True)
@@ -157,13 +155,13 @@ class _Pull:
         what = what_of(spec)
         try:
             for path, sha256 in blobs.items():
-                download(self.reader.source(path, sha256, self.seconds), self.directory / path)
+                with self.reader.file_of(spec, path):
+                    download(self.reader.source(path, sha256, self.seconds), self.directory / path)
         except FetchError as error:
-            if error.code == "fetch-unreachable":  # it gave the description, so this file may only be large
-                raise CacheError(what, why=str(error), remedy=error.remedy, code="cache-unusable") from error
-            if error.code in OF_THE_MIRROR:
+            if error.code != "fetch-unreachable":
                 raise
-            raise CacheError(what, why=str(error), code="cache-corrupt") from error
+            # it gave the description, so this file may only be large
+            raise CacheError(what, why=str(error), remedy=error.remedy, code="cache-unusable") from error
         with in_layout(what):
             digest = self.reader.layout.hash_of(parsed(description), self.directory)
         if digest != spec.hash:
@@ -181,9 +179,9 @@ class _Pull:
 
         ``taken`` is the number of specs whose entries are in the directory.
         """
-        kinds = grouped((error.code, (spec, error)) for spec, error in self.troubles)
+        kinds = grouped(((error.code, kind_of(error)), (spec, error)) for spec, error in self.troubles)
         part = f"only {taken} of {len(specs)} packages were" if taken else "no package could be"
-        errors = [self._summary(code, cases, part) for code, cases in kinds.items()]
+        errors = [self._summary(code, cases, part, len(cases) == len(specs)) for (code, _), cases in kinds.items()]
         if not taken and not errors:
             problem = self.reader.problem()
             if problem is None and not self.reader.mirror.push:
@@ -191,22 +189,23 @@ class _Pull:
             errors += [problem] if problem else []
         return errors
 
-    def _summary(self, code: str, cases: list[tuple[Locked, PetalError]], part: str) -> CacheError:
+    def _summary(self, code: str, cases: list[tuple[Locked, PetalError]], part: str, is_of_all: bool) -> CacheError:
+        """``is_of_all``: every package that was asked for has this problem."""
         error, name = cases[0][1], self.reader.name
         if isinstance(error, CacheError) and code == "cache-local":
             return error
-        if code in OF_THE_MIRROR:
-            return self.reader.unusable(str(error), error.remedy, part)
-        specs = sorted(f"{spec.name}@{spec.version}" for spec, _ in cases)
-        names = ", ".join(at_most(NAMED, specs))
-        if code == "cache-unusable":
-            what = f"the mirror {name} did not send {names}"
-            return CacheError(what, why=error.why, remedy=error.remedy, code=code)
+        if isinstance(error, FetchError) and (code in OF_THE_MIRROR or is_of_all):
+            return self.reader.unreadable(error, part)
+        names = names_of(spec for spec, _ in cases)
+        if code not in OF_AN_ENTRY:
+            what, why = f"the mirror {name} did not send {names}", error.why
+            if isinstance(error, FetchError):
+                why = str(error)
+            return CacheError(what, why=why, remedy=self.reader.remedy(error), code="cache-unusable")
         who = "this cluster" if self.reader.mirror.push else "a cluster that builds"
         again = f"{who} replaces them with spack.mirrors.{name}.push"
-        if code == "cache-unverified":
-            remedy = (line.replace("NAME", name) for line in error.remedy)
-            what = f"the signature of {names} in the mirror {name} is not accepted"
-            return CacheError(what, why=error.why, remedy=(*remedy, again), code=code)
+        remedy = (*(line.replace("mirrors.NAME.", f"mirrors.{name}.") for line in error.remedy), again)
         what = f"the mirror {name} has entries that cannot be used: {names}"
-        return CacheError(what, why=error.why or str(error), remedy=(*error.remedy, again), code="cache-corrupt")
+        if code == "cache-unverified":
+            what = f"the signature of {names} in the mirror {name} is not accepted"
+        return CacheError(what, why=error.why or str(error), remedy=remedy, code=code)

@@ -8,25 +8,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...config.model import Mirror
 from ...core.deadlines import FETCH, REQUEST
 from ...core.errors import CacheError, FetchError
+from ...core.text import grouped
 from ...host.files import make_dir, remove_tree
 from ...host.threads import results
-from ...remote.fetch import exists, upload
+from ...remote.answers import kind_of, remedy_below
+from ...remote.fetch import require_readable, upload
 from ..driver import Spack
 from ..lockfile import Locked
 from .entries import Layout
 from .keys import Keyring, open_keyring, require_signer
-from .mirror import OF_THE_MIRROR, TRANSFERS, MirrorReader, what_of
+from .mirror import OF_THE_MIRROR, TRANSFERS, MirrorReader, names_of
+
+AGAIN = "petal-node bootstrap    # tries again; the release is not touched"
 
 
 @dataclass(frozen=True)
 class Push:
-    """The push to one mirror. Its methods raise CacheError or SpackError ``cache-push``, CacheError ``cache-key``."""
+    """The push to one mirror. Its methods raise CacheError or SpackError ``cache-push``, CacheError ``cache-key``.
+
+    Args:
+        unread: by ``lacking``, the specs of which the mirror may have a good entry that this node may not read.
+    """
 
     name: str
     mirror: Mirror
@@ -34,6 +42,7 @@ class Push:
     region: str | None
     tell: Callable[[str], None]
     seconds: float = FETCH
+    unread: dict[Locked, FetchError] = field(default_factory=dict)
 
     def lacking(self, specs: Iterable[Locked], refused: Mapping[str, str]) -> dict[Locked, str]:
         """The specs without an entry that can be used, each with the reason if the mirror has another entry.
@@ -60,24 +69,28 @@ class Push:
 
         def require(blobs: dict[str, str], _: bytes) -> None:
             for path in blobs:
-                try:
-                    why = "" if exists(self.mirror.uri(path), region=self.region, seconds=REQUEST) else "does not exist"
-                except FetchError as error:
-                    if error.code in OF_THE_MIRROR:
-                        raise
-                    why = f"cannot be read: {error}"
-                if why:
-                    raise CacheError(what_of(spec), why=f"{path} {why}", code="cache-corrupt")
+                with reader.file_of(spec, path):
+                    require_readable(self.mirror.uri(path), region=self.region, seconds=REQUEST)
 
         try:
-            if reader.find(spec, ring, require):
-                return None
+            return None if reader.find(spec, ring, require) else ""
         except CacheError as error:
             return error.why
-        unanswered = reader.unanswered.get(spec)
-        if unanswered is None or unanswered.may_be_missing:  # also the usual answer to a role without s3:ListBucket
-            return ""
-        return f"this node cannot read what the mirror has: {unanswered}"
+        except FetchError as error:
+            if error.code in OF_THE_MIRROR:
+                raise
+            self.unread[spec] = error
+            return None
+
+    def unread_errors(self) -> list[CacheError]:
+        """One error for each kind of refusal in ``unread``: these are neither replaced nor counted as pushed."""
+        kinds = grouped((kind_of(error), (spec, error)) for spec, error in self.unread.items())
+        return [self._unread([spec for spec, _ in cases], cases[0][1]) for cases in kinds.values()]
+
+    def _unread(self, specs: list[Locked], error: FetchError) -> CacheError:
+        what = f"the mirror {self.name} may have {names_of(specs)}, and this node cannot read these entries"
+        remedy = (*remedy_below(error, self.mirror.uri("")), AGAIN)
+        return CacheError(what, why=str(error), remedy=remedy, code="cache-push")
 
     def send(self, specs: Iterable[Locked]) -> None:
         """Packs, signs and uploads, after it has found that its key can sign."""
@@ -134,5 +147,4 @@ class Push:
 
     def _failed(self, error: FetchError) -> CacheError:
         what = f"the built packages could not be pushed to the mirror {self.name}, {self.mirror.url}"
-        remedy = (*error.remedy, "petal-node bootstrap    # tries again; the release is not touched")
-        return CacheError(what, why=str(error), remedy=remedy, code="cache-push")
+        return CacheError(what, why=str(error), remedy=(*error.remedy, AGAIN), code="cache-push")
