@@ -80,10 +80,8 @@ def _is_hidden(pid: int) -> bool:
     """True for a process of another user that /proc does not show to this one (proc(5), hidepid)."""
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        pass
+    except (PermissionError, ProcessLookupError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return False
 
 

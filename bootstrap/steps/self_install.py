@@ -47,8 +47,7 @@ class SelfInstall(Step):
         kept = ctx.paths.program(ctx.tool.version)
         if not has_sha256(kept, ctx.tool.sha256):
             return change(f"version {ctx.tool.version} is not installed yet", f"write {kept}", f"link {ctx.paths.link}")
-        parts = (ctx.paths.home, kept.parent, kept)
-        closed = next((path for path in parts if path.stat().st_mode & MODE != MODE), None)
+        closed = next((path for path in _parts(ctx, kept) if path.stat().st_mode & MODE != MODE), None)
         if closed is not None:
             return change(f"users cannot use {closed}", f"chmod 755 {quoted(closed)}")
         if not ctx.paths.link.is_symlink() or ctx.paths.link.resolve() != kept.resolve():
@@ -57,7 +56,12 @@ class SelfInstall(Step):
 
     def apply(self, ctx: Context) -> None:
         kept = keep_archive(ctx.tool, ctx.paths)
-        for path in (ctx.paths.home, kept.parent, kept):
+        for path in _parts(ctx, kept):
             path.chmod(MODE)
         make_dir(ctx.paths.link.parent)
         replace_link(ctx.paths.link, str(kept))
+
+
+def _parts(ctx: Context, kept: Path) -> tuple[Path, ...]:
+    """The program and its directories, all of which users need."""
+    return ctx.paths.home, kept.parent, kept
